@@ -1,0 +1,1 @@
+"""Brisk's client: async and sync SDK and the `brisk` command line."""

@@ -1,0 +1,1 @@
+"""The public front: admission, routing and relay of token streams."""

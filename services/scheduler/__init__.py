@@ -1,0 +1,1 @@
+"""Decides which worker holds which model."""

@@ -1,0 +1,1 @@
+"""Keeps the model files of one node."""

@@ -1,0 +1,1 @@
+"""Holds models on devices and decodes token sequences with them."""
