@@ -6,22 +6,70 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
+DATA ?= $(CURDIR)/.brisk
 PROTOS := $(shell find protos -name '*.proto')
+NATIVE := $(shell find native -type f -not -path '*/build/*' -not -name '*.pyc')
+BUF := @bufbuild/buf@1.75.0
+CHECKED := services sdk/python/brisk_client native/python scripts bench tests examples
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
-$(VENV)/.stamp: pyproject.toml requirements.lock
+$(VENV)/.stamp: pyproject.toml requirements.lock scripts/make_venv
 	@scripts/make_venv $(PYTHON) $(VENV)
 	@touch $@
 
 gen/.stamp: $(PROTOS) $(VENV)/.stamp
 	@echo "generating gen/ from protos/"
 	@rm -rf gen/brisk && mkdir -p gen
-	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos --python_out=gen --grpc_python_out=gen \
-	  --mypy_out=quiet:gen --mypy_grpc_out=quiet:gen $(PROTOS)
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos --python_out=gen \
+	  --grpc_python_out=gen --mypy_out=quiet:gen --mypy_grpc_out=quiet:gen $(PROTOS)
 	@touch $@
 
-proto: gen/.stamp ## generate gen/ from protos/
+$(VENV)/.native: $(NATIVE) $(VENV)/.stamp scripts/build_native
+	@scripts/build_native $(VENV)
+	@touch $@
 
-.PHONY: help proto
+setup: $(VENV)/.stamp gen/.stamp $(VENV)/.native ## make the environment, generated code and native loader
+proto: gen/.stamp ## generate gen/ from protos/
+native: ## build the native loader again; fail if it cannot be built
+	@rm -f $(VENV)/.native && BRISK_NATIVE_REQUIRED=1 $(MAKE) --no-print-directory $(VENV)/.native
+
+demo: setup ## start everything, stream from a cold and a warm model, stop everything
+	@BRISK_DATA_DIR=$(DATA) $(BIN)/python scripts/demo.py
+demo-large: setup ## the same with a 2.6 GB checkpoint of OPT-1.3B's shape
+	@BRISK_DATA_DIR=$(DATA) $(BIN)/python scripts/demo.py --large
+up: setup ## run all services in the foreground (brisk up)
+	@$(BIN)/brisk up
+down: setup ## stop what `brisk up --detach` started
+	@$(BIN)/brisk down
+
+test: setup ## run all tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+lint: setup lint-proto ## check format, style and who imports whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror $$(find native -name '*.?pp' -not -path '*/build/*')
+	@$(BIN)/lint-imports --no-cache
+lint-proto: ## check the protos with buf, where npm is there to bring it
+	@if command -v npm >/dev/null; then \
+	  test -x .tools/node_modules/.bin/buf || npm install --silent --no-save --prefix .tools $(BUF); \
+	  cd protos && ../.tools/node_modules/.bin/buf lint && ../.tools/node_modules/.bin/buf format -d --exit-code; \
+	else echo "npm not found: buf skipped; tests/contract checks its main rules"; fi
+type: setup ## check types (mypy --strict)
+	@$(BIN)/mypy $(CHECKED)
+check: lint type test ## what CI runs
+fmt: setup ## format Python and C++
+	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
+	@$(BIN)/clang-format -i $$(find native -name '*.?pp' -not -path '*/build/*')
+bench: setup ## run all benchmarks in full and write docs/benchmarks/
+	@for program in bench/[a-z]*.py; do \
+	  grep -q __main__ $$program || continue; $(BIN)/python $$program || failed=1; done; exit $${failed:-0}
+lock: ## resolve the dependencies again and write requirements.lock
+	@scripts/lock $(PYTHON)
+hooks: setup ## install the pre-commit hooks
+	@$(BIN)/pre-commit install
+clean: ## remove all that the other verbs made, the data folder excepted
+	@rm -rf $(VENV) .venv-* .tools gen native/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help setup proto native demo demo-large up down test lint lint-proto type check fmt bench lock hooks clean
