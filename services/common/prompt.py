@@ -1,0 +1,94 @@
+"""What to continue: text, token ids or a conversation, validated once.
+
+What depends on the model (vocabulary, context length, template) is checked by its worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from services.common.errors import InvalidArgumentError, Reason
+from services.common.names import shorten
+
+TEXT_BYTES_MAX: Final = 1024 * 1024
+TOKENS_MAX: Final = 262_144
+MESSAGES_MAX: Final = 1024
+ROLE_CHARS_MAX: Final = 64
+_TOKEN_ID_MAX: Final = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrompt:
+    """Plain text. Raises InvalidArgumentError (PROMPT_TOO_LONG) above 1 MiB of UTF-8."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_text_size(_utf8_bytes(self.text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensPrompt:
+    """Token ids as they are. Raises InvalidArgumentError when empty, too long or out of range."""
+
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise InvalidArgumentError("prompt must have at least 1 token. Given: 0")
+        if len(self.ids) > TOKENS_MAX:
+            raise InvalidArgumentError(
+                f"prompt must have at most {TOKENS_MAX} tokens. Given: {len(self.ids)}",
+                reason=Reason.PROMPT_TOO_LONG,
+            )
+        if not 0 <= (worst := min(self.ids)) or not (worst := max(self.ids)) <= _TOKEN_ID_MAX:
+            raise InvalidArgumentError(
+                f"each token id must be between 0 and {_TOKEN_ID_MAX}. Given: {worst}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn. Raises InvalidArgumentError when the role is empty or too long."""
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.role) <= ROLE_CHARS_MAX:
+            raise InvalidArgumentError(
+                f"role must have 1 to {ROLE_CHARS_MAX} characters. Given: {shorten(self.role)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A list of turns. Raises InvalidArgumentError when empty, too many or too long together."""
+
+    messages: tuple[ChatMessage, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.messages) <= MESSAGES_MAX:
+            raise InvalidArgumentError(
+                f"conversation must have 1 to {MESSAGES_MAX} messages. Given: {len(self.messages)}"
+            )
+        _check_text_size(sum(_utf8_bytes(message.content) for message in self.messages))
+
+
+Prompt: TypeAlias = TextPrompt | TokensPrompt | Conversation
+
+
+def _utf8_bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError("text must be valid Unicode: it has a lone surrogate") from error
+
+
+def _check_text_size(size_bytes: int) -> None:
+    if size_bytes > TEXT_BYTES_MAX:
+        raise InvalidArgumentError(
+            f"prompt must have at most {TEXT_BYTES_MAX} bytes of text. Given: {size_bytes}",
+            reason=Reason.PROMPT_TOO_LONG,
+        )
