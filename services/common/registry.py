@@ -70,7 +70,9 @@ class ServiceFacts:
             started_at = datetime.fromisoformat(fields.pop("started_at"))
             return cls(kind=kind, started_at=started_at, **fields)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"a registration lacks a field or has one too many: {error}") from error
+            raise ValueError(
+                f"a registration lacks a field or has one too many: {error}"
+            ) from error
 
 
 class Registration:

@@ -1,0 +1,192 @@
+"""Start, serve, drain, stop: the same four steps for every service.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 after a failed background loop or start, 2 if the
+configuration was refused. A second signal ends the process at once, even if its loop is stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from services.common.config import Config, ServiceConfig, load_config, print_config
+from services.common.errors import ConfigError
+from services.common.log import configure_logging, get_logger
+from services.common.metrics import watch_loop_lag
+from services.common.server import HouseServer
+
+log = get_logger(__name__)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_CONFIG: Final = 2
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_BEFORE_DRAIN_S_MAX: Final = 5.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """What a launcher learns from the ready file."""
+
+    path: Path | None  # None: nobody wants to know
+    service: str
+    service_id: str
+    metrics_address: str
+
+    def write(self, address: str) -> None:
+        """Publish the file by renaming, so that nobody reads half of it."""
+        if self.path is None:
+            return
+        facts = {
+            "service": self.service,
+            "id": self.service_id,
+            "grpc": address,
+            "metrics": self.metrics_address,
+            "pid": os.getpid(),
+        }
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        temporary.replace(self.path)
+
+    def remove(self) -> None:
+        """Take the file back."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def run_service(config_class: type[Config], main: Callable[[Config], Awaitable[None]]) -> int:
+    """Run a service to its end and return the exit code: `sys.exit(run_service(...))`.
+
+    `main` opens what it needs in an AsyncExitStack and ends in `serve`. A signal before it serves
+    cancels it.
+    """
+    try:
+        config = load_config(config_class)
+    except ConfigError as error:
+        return _refuse(config_class, error)
+    configure_logging(config.service, level=config.log_level, form=config.log_format)
+    if config.die_with_parent:
+        _die_with_parent()
+    log.info("starting", config=print_config(config))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_interruptible(main(config)))
+    except ConfigError as error:
+        return _refuse(config_class, error)
+    except asyncio.CancelledError:
+        log.info("stopped before serving")
+    except Exception:  # the process boundary: one traceback in the log, one exit code
+        log.exception("service failed")
+        return EXIT_FAILED
+    log.info("stopped")
+    return EXIT_OK
+
+
+async def serve(
+    server: HouseServer,
+    *loops: Coroutine[Any, Any, None],
+    announce_s: float,
+    drain_s: float,
+    before_drain: Callable[[], Awaitable[None]] | None = None,
+    ready: Ready | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until one of `loops` ends; then drain and return.
+
+    `loops` run for ever, through the drain too: running calls may need them. One that ends is
+    fatal on purpose: we still drain, then raise what it raised, and the process exits non-zero for
+    its supervisor to restart. Nothing limps along half alive. Cancelling drains as well.
+    """
+    stop = asyncio.Event()
+    _on_signals(stop.set)
+    background = [asyncio.ensure_future(loop) for loop in (*loops, watch_loop_lag())]
+    for task in background:
+        task.add_done_callback(lambda _: stop.set())
+    try:
+        await server.start_serving()
+        if ready is not None:
+            ready.write(server.address)
+        log.info("serving", address=server.address)
+        await stop.wait()
+        failed = [task for task in background if task.done()]
+        for task in failed:
+            log.error("background loop ended", loop=_name(task))
+    finally:
+        await _drain(server, announce_s=announce_s, drain_s=drain_s, before=before_drain)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        if ready is not None:
+            ready.remove()
+    for task in failed:
+        task.result()
+        raise RuntimeError(f"background loop {_name(task)} returned")
+
+
+async def _drain(
+    server: HouseServer,
+    *,
+    announce_s: float,
+    drain_s: float,
+    before: Callable[[], Awaitable[None]] | None,
+) -> None:
+    log.info("draining", drain_s=drain_s)
+    await server.announce_leaving()
+    if before is not None:
+        try:
+            async with asyncio.timeout(_BEFORE_DRAIN_S_MAX):
+                await before()
+        except TimeoutError:
+            log.warning("leaving could not be announced in time", limit_s=_BEFORE_DRAIN_S_MAX)
+    await asyncio.sleep(announce_s)  # callers leave before the listener closes
+    await server.drain(drain_s)
+
+
+async def _interruptible(main: Awaitable[None]) -> None:
+    """Let a signal cancel `main` until `serve` takes over."""
+    task = asyncio.current_task()
+    if task is not None:
+        _on_signals(task.cancel)
+    await main
+
+
+def _on_signals(leave: Callable[[], object]) -> None:
+    """Call `leave` on the first signal; the second one has the system's own effect: the end."""
+    loop = asyncio.get_running_loop()
+
+    def first(signum: signal.Signals) -> None:
+        log.info("signal received", signal=signum.name)
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        leave()
+
+    for signum in _SIGNALS:
+        loop.add_signal_handler(signum, first, signum)
+
+
+def _refuse(config_class: type[ServiceConfig], error: ConfigError) -> int:
+    sys.stderr.write(f"brisk {config_class.service}: refused to start: {error}\n")
+    return EXIT_CONFIG
+
+
+def _die_with_parent() -> None:
+    """Have the kernel send us SIGTERM when the thread that started us ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+        log.warning("cannot ask to die with the parent", errno=ctypes.get_errno())
+
+
+def _name(task: asyncio.Future[Any]) -> str:
+    coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+    return getattr(coroutine, "__qualname__", "unknown")
