@@ -10,7 +10,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
@@ -35,9 +35,10 @@ log = get_logger(__name__)
 REQUEST_ID_KEY: Final = "x-request-id"
 _SHUTTING_DOWN_RETRY_S: Final = 0.5
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Behavior = Callable[[Any, Context], Any]
+# Quoted: gRPC's classes are generic to the type checker only.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Behavior: TypeAlias = Callable[[Any, Any], Any]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -49,29 +50,29 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         """Return the method's handler inside the boundary."""
         handler = await continuation(handler_call_details)
         if handler is None:  # no such method; gRPC answers
             return handler
         method = str(handler_call_details.method)
-        if handler.response_streaming:
-            make, behavior = (
-                (grpc.stream_stream_rpc_method_handler, handler.stream_stream)
-                if handler.request_streaming
-                else (grpc.unary_stream_rpc_method_handler, handler.unary_stream)
-            )
-            wrapped = self._streaming(method, behavior)
+        make: Any  # the four makers take handlers of both kinds; their types know one
+        behavior: Any
+        if handler.request_streaming and handler.response_streaming:
+            make, behavior = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+        elif handler.response_streaming:
+            make, behavior = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        elif handler.request_streaming:
+            make, behavior = grpc.stream_unary_rpc_method_handler, handler.stream_unary
         else:
-            make, behavior = (
-                (grpc.stream_unary_rpc_method_handler, handler.stream_unary)
-                if handler.request_streaming
-                else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
-            )
-            wrapped = self._unary(method, behavior)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+            make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        wrap = self._streaming if handler.response_streaming else self._unary
+        wrapped: Handler = make(
+            wrap(method, behavior), handler.request_deserializer, handler.response_serializer
+        )
+        return wrapped
 
     def _unary(self, method: str, behavior: Behavior) -> Behavior:
         async def call(request: Any, context: Context) -> Any:

@@ -57,10 +57,11 @@ class LeaderIdentity:
         fields = json.loads(text)
         if not isinstance(fields, dict) or fields.get("schema") != _SCHEMA:
             raise ValueError("unknown schema of the leader lease")
-        scheduler_id, address = fields.get("scheduler_id"), fields.get("address")
-        if not isinstance(scheduler_id, str) or not isinstance(address, str):
-            raise ValueError("leader lease lacks scheduler_id or address")
-        return cls(scheduler_id=scheduler_id, address=address)
+        match fields:
+            case {"scheduler_id": str(scheduler_id), "address": str(address)}:
+                return cls(scheduler_id=scheduler_id, address=address)
+            case _:
+                raise ValueError("leader lease lacks scheduler_id or address")
 
 
 class LeaderLease:
@@ -184,7 +185,7 @@ class LeaderLease:
                 log.warning("leader lease not renewed", error=type(error).__name__)
 
     async def _release_quietly(self) -> None:
-        """A lease that cannot be given back expires on its own."""
+        """Give the lease back if Redis answers; else it expires on its own."""
         try:
             async with asyncio.timeout(self._renew_s):
                 await self.release()

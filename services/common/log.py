@@ -11,7 +11,8 @@ import sys
 from typing import Final, Literal
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.stdlib import BoundLogger
+from structlog.typing import Processor
 
 from services.common.names import RequestId
 
@@ -21,9 +22,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _REQUEST_ID: Final = "request_id"
 
 
-def get_logger(name: str) -> FilteringBoundLogger:
+def get_logger(name: str) -> BoundLogger:
     """Return the logger of module `name`: `log.info("worker lost", worker=...)`."""
-    logger: FilteringBoundLogger = structlog.stdlib.get_logger(name)
+    logger: BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
@@ -59,7 +60,7 @@ def configure_logging(service: str, *, level: LogLevel = "info", form: LogFormat
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # modules take their logger before we are called
     )

@@ -28,7 +28,7 @@ class StartPhase(StrEnum):
     FETCH = "fetch"
     LOAD = "load"
     INIT = "init"
-    FIRST_TOKEN = "first_token"
+    FIRST_TOKEN = "first_token"  # noqa: S105 - no password
 
 
 class FinishReason(StrEnum):

@@ -42,10 +42,11 @@ class TokensPrompt:
                 f"prompt must have at most {TOKENS_MAX} tokens. Given: {len(self.ids)}",
                 reason=Reason.PROMPT_TOO_LONG,
             )
-        if not 0 <= (worst := min(self.ids)) or not (worst := max(self.ids)) <= _TOKEN_ID_MAX:
-            raise InvalidArgumentError(
-                f"each token id must be between 0 and {_TOKEN_ID_MAX}. Given: {worst}"
-            )
+        for extreme in (min(self.ids), max(self.ids)):
+            if not 0 <= extreme <= _TOKEN_ID_MAX:
+                raise InvalidArgumentError(
+                    f"each token id must be between 0 and {_TOKEN_ID_MAX}. Given: {extreme}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Never
+from typing import Final, Never, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -137,7 +137,7 @@ class Registry:
         """
         try:
             keys = await self._scan(kind)
-            values = await self._redis.mget(keys) if keys else []
+            values = cast("Sequence[str | None]", await self._redis.mget(keys) if keys else ())
         except RedisError as error:
             raise UnavailableError("cluster state is unreachable", retry_after_s=1.0) from error
         found = (self._parse(kind, value) for value in values if value is not None)
@@ -166,9 +166,9 @@ class Registry:
                 await self._wait_for_hint(pubsub)
         finally:
             with suppress(RedisError):
-                await pubsub.aclose()
+                await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py has no types here
 
-    async def _scan(self, kind: ServiceKind) -> list[str]:
+    async def _scan(self, kind: ServiceKind) -> Sequence[str]:
         keys: list[str] = []
         async for key in self._redis.scan_iter(match=service_pattern(kind), count=_SCAN_COUNT):
             keys.append(str(key))

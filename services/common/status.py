@@ -11,7 +11,7 @@ from typing import Final
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships none
 
 from services.common.errors import (
     AbortedError,

@@ -29,7 +29,7 @@ from services.common.placement import Device, Instance, InstanceState, Route, Wo
 from services.common.prompt import ChatMessage, Conversation, Prompt, TextPrompt, TokensPrompt
 from services.common.sampling import Sampling
 
-_TIERS: Final[dict[Tier, model_pb2.Tier]] = {
+_TIERS: Final[dict[Tier, model_pb2.Tier.ValueType]] = {
     Tier.UNSPECIFIED: model_pb2.TIER_UNSPECIFIED,
     Tier.DEVICE: model_pb2.TIER_DEVICE,
     Tier.DRAM: model_pb2.TIER_DRAM,
@@ -37,7 +37,7 @@ _TIERS: Final[dict[Tier, model_pb2.Tier]] = {
     Tier.PEER: model_pb2.TIER_PEER,
     Tier.REMOTE: model_pb2.TIER_REMOTE,
 }
-_PHASES: Final[dict[StartPhase, model_pb2.StartPhase]] = {
+_PHASES: Final[dict[StartPhase, model_pb2.StartPhase.ValueType]] = {
     StartPhase.UNSPECIFIED: model_pb2.START_PHASE_UNSPECIFIED,
     StartPhase.QUEUE: model_pb2.START_PHASE_QUEUE,
     StartPhase.PLACEMENT: model_pb2.START_PHASE_PLACEMENT,
@@ -46,12 +46,12 @@ _PHASES: Final[dict[StartPhase, model_pb2.StartPhase]] = {
     StartPhase.INIT: model_pb2.START_PHASE_INIT,
     StartPhase.FIRST_TOKEN: model_pb2.START_PHASE_FIRST_TOKEN,
 }
-_FINISHES: Final[dict[FinishReason | None, model_pb2.FinishReason]] = {
+_FINISHES: Final[dict[FinishReason | None, model_pb2.FinishReason.ValueType]] = {
     None: model_pb2.FINISH_REASON_UNSPECIFIED,
     FinishReason.STOP: model_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: model_pb2.FINISH_REASON_LENGTH,
 }
-_STATES: Final[dict[InstanceState, placement_pb2.InstanceState]] = {
+_STATES: Final[dict[InstanceState, placement_pb2.InstanceState.ValueType]] = {
     InstanceState.UNSPECIFIED: placement_pb2.INSTANCE_STATE_UNSPECIFIED,
     InstanceState.LOADING: placement_pb2.INSTANCE_STATE_LOADING,
     InstanceState.READY: placement_pb2.INSTANCE_STATE_READY,
@@ -185,9 +185,7 @@ def chunk_from_proto(message: model_pb2.TokenChunk) -> TokenChunk:
         finish_reason=_FINISHES_BACK.get(message.finish_reason),
         usage=None
         if usage is None
-        else Usage(
-            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
-        ),
+        else Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens),
     )
 
 
@@ -210,12 +208,12 @@ def chunk_to_proto(chunk: TokenChunk) -> model_pb2.TokenChunk:
 # --- Starts ---
 
 
-def tier_from_proto(number: model_pb2.Tier) -> Tier:
+def tier_from_proto(number: model_pb2.Tier.ValueType) -> Tier:
     """Return the tier; one that we do not know yet is UNSPECIFIED."""
     return _TIERS_BACK.get(number, Tier.UNSPECIFIED)
 
 
-def tier_to_proto(tier: Tier) -> model_pb2.Tier:
+def tier_to_proto(tier: Tier) -> model_pb2.Tier.ValueType:
     """Return the tier's number."""
     return _TIERS[tier]
 
