@@ -26,6 +26,7 @@ from services.common.log import LogFormat, LogLevel
 from services.common.names import near_matches, parse_id, shorten
 
 _PORT_MAX: Final = 65535
+_WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
 
 
@@ -35,6 +36,12 @@ def split_listen(listen: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX:
         raise ValueError(f"must be host:port with a port of 0 to {_PORT_MAX}")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def reachable_address(host: str, port: int) -> str:
+    """Return "host:port" as others reach us: all interfaces become this machine's name."""
+    shown = socket.gethostname() if host in _WILDCARDS else host
+    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
 def _checked_listen(given: str) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -108,29 +108,32 @@ async def serve(
     its supervisor to restart. Nothing limps along half alive. Cancelling drains as well.
     """
     stop = asyncio.Event()
+    ended: list[asyncio.Future[None]] = []
+
+    def note_end(task: asyncio.Future[None]) -> None:
+        ended.append(task)
+        stop.set()
+
     _on_signals(stop.set)
-    background = [asyncio.ensure_future(loop) for loop in (*loops, watch_loop_lag())]
+    background = [asyncio.ensure_future(each) for each in (*loops, watch_loop_lag())]
     for task in background:
-        task.add_done_callback(lambda _: stop.set())
+        task.add_done_callback(note_end)
     try:
         await server.start_serving()
         if ready is not None:
             ready.write(server.address)
         log.info("serving", address=server.address)
         await stop.wait()
-        failed = [task for task in background if task.done()]
-        for task in failed:
-            log.error("background loop ended", loop=_name(task))
+        for over in ended:
+            log.error("background loop ended", loop=_name(over))
     finally:
         await _drain(server, announce_s=announce_s, drain_s=drain_s, before=before_drain)
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        failures = [_failure(over) for over in ended]
+        await _cancel(background)
         if ready is not None:
             ready.remove()
-    for task in failed:
-        task.result()
-        raise RuntimeError(f"background loop {_name(task)} returned")
+    if failures:
+        raise failures[0] if len(failures) == 1 else ExceptionGroup("background loops", failures)
 
 
 async def _drain(
@@ -141,15 +144,31 @@ async def _drain(
     before: Callable[[], Awaitable[None]] | None,
 ) -> None:
     log.info("draining", drain_s=drain_s)
-    await server.announce_leaving()
-    if before is not None:
-        try:
+    try:
+        await server.announce_leaving()
+        if before is not None:
             async with asyncio.timeout(_BEFORE_DRAIN_S_MAX):
                 await before()
-        except TimeoutError:
-            log.warning("leaving could not be announced in time", limit_s=_BEFORE_DRAIN_S_MAX)
-    await asyncio.sleep(announce_s)  # callers leave before the listener closes
-    await server.drain(drain_s)
+    except TimeoutError:
+        log.warning("leaving could not be announced in time", limit_s=_BEFORE_DRAIN_S_MAX)
+    finally:
+        await asyncio.sleep(announce_s)  # callers leave before the listener closes
+        await server.drain(drain_s)
+
+
+async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:
+    """Cancel loops and wait for their clean-up, which each loop bounds itself."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def _failure(task: asyncio.Future[None]) -> Exception:
+    """Return why a background loop is over; they run for ever."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"background loop {_name(task)} ended by itself")
 
 
 async def _interruptible(main: Awaitable[None]) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import threading
 import traceback
 from dataclasses import dataclass
-from typing import Final, Never
-from wsgiref.simple_server import WSGIServer
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Final, Never
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from services.common.clock import monotonic_s
-from services.common.config import split_listen
+from services.common.config import reachable_address, split_listen
 from services.common.errors import ConfigError
 from services.common.log import get_logger
 
@@ -23,6 +25,9 @@ LAG_LOGGED_ABOVE_S: Final = 0.1
 _BEAT_S: Final = 0.05
 _LOG_PAUSE_S: Final = 10.0
 _STACK_FRAMES_MAX: Final = 20
+_CLIENTS_MAX: Final = 8
+_CLIENT_SILENCE_S_MAX: Final = 5.0
+_ACCEPT_POLL_S: Final = 0.05
 
 RPCS: Final = Counter("brisk_rpcs", "Calls answered.", ["method", "code"])
 RPC_SECONDS: Final = Histogram(
@@ -40,6 +45,50 @@ LOOP_BLOCKED: Final = Counter(
 )
 
 
+class _Handler(WSGIRequestHandler):
+    """One request, on a connection that must not dawdle."""
+
+    timeout = _CLIENT_SILENCE_S_MAX
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: one line per scrape would drown the log."""
+
+
+class _HttpServer(ThreadingMixIn, WSGIServer):
+    """Answers a few clients at a time and hangs up on the others."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._free = threading.BoundedSemaphore(_CLIENTS_MAX)
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind without asking a name server who we are, as the standard library would."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread if there is one to spare."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, in the client's own thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
+        """Note a client that broke off; the standard library would print a traceback."""
+        log.info("metrics request failed", error=type(sys.exception()).__name__)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsServer:
     """The HTTP server that Prometheus asks; it has its own thread."""
@@ -50,7 +99,7 @@ class MetricsServer:
     port: int
 
     def close(self) -> None:
-        """Stop answering. Waits for the thread, which takes up to half a second."""
+        """Stop answering. Waits for the thread, which takes a few milliseconds."""
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -60,14 +109,16 @@ def start_metrics(listen: str, *, setting: str = "METRICS_LISTEN") -> MetricsSer
     """Serve `/metrics` on `listen`. Raises ConfigError naming `setting` if the port is taken."""
     host, port = split_listen(listen)
     try:
-        server, thread = start_http_server(port, addr=host)
+        server = _HttpServer((host, port), _Handler)
     except OSError as error:
         raise ConfigError(setting, f"cannot listen on {listen}: {error.strerror}") from error
-    bound_port = server.server_port
-    shown_host = f"[{host}]" if ":" in host else host
-    return MetricsServer(
-        server=server, thread=thread, address=f"{shown_host}:{bound_port}", port=bound_port
+    server.set_app(make_wsgi_app())
+    thread = threading.Thread(
+        target=server.serve_forever, args=(_ACCEPT_POLL_S,), name="metrics", daemon=True
     )
+    thread.start()
+    address = reachable_address(host, server.server_port)
+    return MetricsServer(server=server, thread=thread, address=address, port=server.server_port)
 
 
 async def watch_loop_lag() -> Never:

@@ -8,7 +8,6 @@ application, gRPC's keepalive is the second line.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection as grpc_reflection
 
 from services.common.boundary import Boundary
-from services.common.config import split_listen
+from services.common.config import reachable_address, split_listen
 from services.common.errors import ConfigError
 
 KEEPALIVE_MS: Final = 10_000
@@ -26,7 +25,6 @@ KEEPALIVE_TIMEOUT_MS: Final = 5_000
 PING_TIMEOUT_MS: Final = 5_000
 METADATA_BYTES_SOFT_MAX: Final = 8 * 1024
 METADATA_BYTES_MAX: Final = 16 * 1024
-_WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _HEALTH_WATCH: Final = "/grpc.health.v1.Health/Watch"
 
 
@@ -55,9 +53,9 @@ class HouseServer:
 
     async def start_serving(self) -> None:
         """Open for calls and say SERVING."""
-        await self.server.start()
         for name in ("", *self.service_names):
             await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.server.start()
 
     async def announce_leaving(self) -> None:
         """Say NOT_SERVING and go on answering, so that callers leave in time."""
@@ -85,7 +83,7 @@ def create_server(
     (SHUTTING_DOWN) instead of waiting for them. Needs a running event loop. Raises ConfigError
     naming `setting` if the port is taken or the host unknown.
     """
-    host, wanted_port = split_listen(listen)
+    host, _ = split_listen(listen)
     draining = asyncio.Event()
     server = grpc.aio.server(
         interceptors=(Boundary(draining, frozenset({_HEALTH_WATCH, *endless_methods})),),
@@ -99,19 +97,15 @@ def create_server(
             setting, f"cannot listen on {listen}: the port is taken or the host is not ours"
         ) from error
     health_servicer = health.aio.HealthServicer()
-    # Until the service serves it must not say that it does; the library's default does.
-    health_servicer._server_status.clear()  # noqa: SLF001 - there is no public way before a loop turn
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if reflection:
         names = (*service_names, health.SERVICE_NAME, grpc_reflection.SERVICE_NAME)
         grpc_reflection.enable_server_reflection(names, server)
-    reachable = socket.gethostname() if host in _WILDCARDS else host
-    shown = f"[{reachable}]" if ":" in reachable else reachable
     return HouseServer(
         server=server,
         health=health_servicer,
         port=port,
-        address=f"{shown}:{port}" if wanted_port != port or host in _WILDCARDS else listen,
+        address=reachable_address(host, port),
         service_names=tuple(service_names),
         draining=draining,
     )
