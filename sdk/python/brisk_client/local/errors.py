@@ -1,0 +1,30 @@
+"""Why a local cluster does not run, as one tree.
+
+LocalClusterError
+├── AlreadyRunningError     the data folder belongs to a running cluster
+├── MissingError            a program or package that is needed is not installed
+├── StartError              a process did not get ready; has its last log lines
+└── GaveUpError             a service kept dying
+"""
+
+from __future__ import annotations
+
+
+class LocalClusterError(Exception):
+    """A local cluster cannot start or go on; the message says what to do."""
+
+
+class AlreadyRunningError(LocalClusterError):
+    """The data folder belongs to a running cluster."""
+
+
+class MissingError(LocalClusterError):
+    """A program or package that is needed is not installed."""
+
+
+class StartError(LocalClusterError):
+    """A process ended, or did not get ready in time."""
+
+
+class GaveUpError(LocalClusterError):
+    """A service kept dying; restarting it once more would not help."""

@@ -1,0 +1,189 @@
+"""From Python arguments to protobuf requests, refusing what cannot be expressed.
+
+Limits that depend on the model are the server's business. What protobuf itself cannot carry (a
+negative token id, half a surrogate pair) is refused here with the same error the server uses.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+from brisk.common.v1 import model_pb2
+from brisk.control.v1 import control_service_pb2 as control_pb2
+from brisk.inference.v1 import inference_service_pb2 as inference_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from brisk_client.errors import InvalidRequestError
+from brisk_client.results import ChatMessage
+
+FOREVER_S = math.inf
+_KEEP_ALIVE_S_MAX = 10 * 365 * 86_400.0
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How to choose tokens and when to stop; what is left out takes the server's default."""
+
+    temperature: float  # 0..10; 0 takes the most likely token; default 1
+    top_p: float  # (0, 1]; default 1
+    top_k: int  # 0 or left out: all
+    seed: int  # left out: the router draws one
+    max_tokens: int  # at least 1; default 256
+    stop: str | Sequence[str]  # texts that end the answer and are not part of it
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn protobuf's complaints about a value into our error."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise InvalidRequestError(f"{what}: {exc}") from exc
+
+
+def sampling(options: SamplingOptions) -> model_pb2.SamplingParams:
+    """Return the sampling message. Raises InvalidRequestError, or TypeError for unknown names."""
+    if unknown := sorted(options.keys() - SamplingOptions.__annotations__.keys()):
+        known = ", ".join(SamplingOptions.__annotations__)
+        raise TypeError(f"unknown sampling option {unknown[0]!r}; known: {known}")
+    params = model_pb2.SamplingParams()
+    for name, value in options.items():
+        if value is None:
+            continue
+        with _refusing(name):
+            if name == "stop":
+                params.stop.extend([value] if isinstance(value, str) else value)  # type: ignore[arg-type]
+            elif name == "stop_token_ids":
+                params.stop_token_ids.extend(value)  # type: ignore[arg-type]
+            else:
+                setattr(params, name, value)
+    return params
+
+
+def prompt(value: str | Sequence[int]) -> model_pb2.Prompt:
+    """Return the prompt message for a text or for token ids."""
+    with _refusing("prompt"):
+        if isinstance(value, str):
+            return model_pb2.Prompt(text=value)
+        return model_pb2.Prompt(tokens=model_pb2.TokenIds(ids=value))
+
+
+def generate(
+    model: str,
+    prompt_value: str | Sequence[int],
+    options: SamplingOptions,
+    *,
+    request_id: str,
+    want_progress: bool,
+) -> inference_pb2.GenerateRequest:
+    """Return the request for a continuation."""
+    with _refusing("model"):
+        return inference_pb2.GenerateRequest(
+            request_id=request_id,
+            model=model,
+            prompt=prompt(prompt_value),
+            sampling=sampling(options),
+            want_progress=want_progress,
+        )
+
+
+def chat(
+    model: str,
+    messages: Sequence[ChatMessage | Mapping[str, str]],
+    options: SamplingOptions,
+    *,
+    request_id: str,
+    want_progress: bool,
+) -> inference_pb2.ChatRequest:
+    """Return the request for the next turn of a conversation."""
+    turns = [_chat_message(message) for message in messages]
+    with _refusing("model"):
+        return inference_pb2.ChatRequest(
+            request_id=request_id,
+            model=model,
+            messages=turns,
+            sampling=sampling(options),
+            want_progress=want_progress,
+        )
+
+
+def _chat_message(message: ChatMessage | Mapping[str, str]) -> model_pb2.ChatMessage:
+    with _refusing("messages"):
+        if isinstance(message, ChatMessage):
+            return model_pb2.ChatMessage(role=message.role, content=message.content)
+        if message.keys() != {"role", "content"}:
+            given = ", ".join(sorted(map(str, message.keys())))
+            raise InvalidRequestError(
+                f"messages: a message has exactly the keys role and content; given: {given}"
+            )
+        return model_pb2.ChatMessage(role=message["role"], content=message["content"])
+
+
+def source_path(source: str | os.PathLike[str]) -> str:
+    """Return the absolute path of `source`, links and all: the store manager resolves it."""
+    text = os.fspath(source)
+    if not text or "\0" in text:
+        raise InvalidRequestError("source: a folder's path is neither empty nor holds NUL")
+    return str(Path(text).expanduser().absolute())
+
+
+def import_model(source: str | os.PathLike[str], name: str | None) -> control_pb2.ImportRequest:
+    """Return the request to import a folder."""
+    with _refusing("import"):
+        return control_pb2.ImportRequest(source_path=source_path(source), name=name or "")
+
+
+def deploy(
+    *,
+    name: str | None,
+    source: str | os.PathLike[str] | None,
+    model: str | None,
+    revision: str | None,
+    keep_alive_s: float | None,
+    slots: int | None,
+    context_tokens_max: int | None,
+) -> control_pb2.DeployRequest:
+    """Return the request to deploy a folder or an imported model, exactly one of them."""
+    if (source is None) == (model is None):
+        raise InvalidRequestError("deploy: give either `source`, a folder, or `model`, its name")
+    with _refusing("deploy"):
+        request = control_pb2.DeployRequest(name=name or "")
+        if source is not None:
+            request.source_path = source_path(source)
+        elif model is not None:
+            request.model.CopyFrom(model_pb2.ModelRef(name=model, revision=revision or ""))
+        _set_optional(request.spec, "slots", slots)
+        _set_optional(request.spec, "context_tokens_max", context_tokens_max)
+        if keep_alive_s is not None:
+            request.spec.keep_alive.CopyFrom(_keep_alive(keep_alive_s))
+        return request
+
+
+def _set_optional(spec: control_pb2.DeploymentSpec, field: str, value: int | None) -> None:
+    if value is not None:
+        setattr(spec, field, value)
+
+
+def _keep_alive(seconds: float) -> Duration:
+    """Return the wire form: negative means never unload."""
+    if seconds == FOREVER_S:
+        return Duration(seconds=-1)
+    if not 0 <= seconds <= _KEEP_ALIVE_S_MAX:  # NaN fails both
+        raise InvalidRequestError(
+            f"keep_alive_s must be within 0..{_KEEP_ALIVE_S_MAX:.0f} or math.inf; given: {seconds}"
+        )
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9) % 1_000_000_000)
+
+
+def timeout_s(value: float) -> float:
+    """Return a call's time limit in seconds. Every call has one, so infinity is refused."""
+    if not 0 < value < math.inf:
+        raise InvalidRequestError(f"timeout_s must be finite and above 0; given: {value}")
+    return value
