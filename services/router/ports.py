@@ -1,0 +1,101 @@
+"""What the router needs from schedulers and workers, and the values that they exchange.
+
+`adapters.py` speaks gRPC behind these; unit tests put doubles with real behaviour there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from services.common.deadline import Deadline
+from services.common.model import StartProgress, StartReport
+from services.common.placement import Route
+from services.router.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteUpdate:
+    """A set of changes to the route table, all of one leader's epoch."""
+
+    leader_epoch: int
+    is_snapshot: bool  # `upserted` is all there is
+    upserted: tuple[Route, ...] = ()
+    removed_instance_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """An instance that the scheduler keeps from eviction until the grant is released."""
+
+    grant_id: str
+    route: Route
+    start: StartReport
+
+
+AcquireEvent: TypeAlias = StartProgress | Grant
+
+
+class Scheduler(Protocol):
+    """The leading scheduler. Every call raises UnavailableError (NO_LEADER) while none leads."""
+
+    def acquire(
+        self, grant_id: str, deployment: str, excluded: frozenset[str], deadline: Deadline
+    ) -> AsyncGenerator[AcquireEvent]:
+        """Yield progress, then the grant, always, or raise. Closing it gives up the place."""
+
+    async def release(self, grant_id: str, deadline: Deadline) -> None:
+        """Give a grant back. Safe to repeat."""
+
+    def watch_routes(self) -> AsyncGenerator[RouteUpdate]:
+        """Yield all routes once, then each change, until the leadership or the watch ends."""
+
+
+class TokenChunk(Protocol):
+    """The part of a worker's chunk that the router looks at; all of it goes on as it came."""
+
+    @property
+    def first_index(self) -> int:
+        """Position of the first token, counted from the first one produced."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """One or more tokens."""
+
+    @property
+    def finish_reason(self) -> int:
+        """0 while more follow."""
+
+
+class TokenIds(Protocol):
+    """A list of tokens."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The tokens."""
+
+
+class WorkerMessage(Protocol):
+    """One message of a worker's stream, as it was parsed from the wire."""
+
+    @property
+    def chunk(self) -> TokenChunk:
+        """The next tokens."""
+
+    @property
+    def prompt_tokens(self) -> TokenIds:
+        """The prompt's tokens on the first message; empty on the others."""
+
+
+class Workers(Protocol):
+    """The workers behind the routes."""
+
+    def generate(self, route: Route, job: Job) -> AsyncGenerator[WorkerMessage]:
+        """Yield what the worker streams; closing it frees the sequence at once.
+
+        Raises what the worker answered. A lost connection is UnavailableError.
+        """
+
+    def prepare(self, route: Route) -> None:
+        """Connect ahead of the first request. Never fails."""
