@@ -1,0 +1,180 @@
+"""The router's ports over gRPC: the leading scheduler and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Final
+
+import grpc
+from brisk.scheduler.v1 import scheduler_service_pb2 as scheduler_pb2
+from brisk.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
+from brisk.worker.v1 import worker_service_pb2 as worker_pb2
+from brisk.worker.v1 import worker_service_pb2_grpc as worker_grpc
+
+from services.common.channel import ChannelPool
+from services.common.deadline import Deadline
+from services.common.errors import (
+    AbortedError,
+    BriskError,
+    DeadlineError,
+    Reason,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from services.common.leader import LeaderLocator
+from services.common.lease import LeaderIdentity
+from services.common.placement import Route
+from services.common.status import from_rpc_error
+from services.common.wire import (
+    progress_from_proto,
+    prompt_to_proto,
+    report_from_proto,
+    route_from_proto,
+    sampling_to_proto,
+)
+from services.router.job import Job
+from services.router.ports import AcquireEvent, Grant, RouteUpdate
+
+# A watch is renewed now and then: no call is without a deadline, and a fresh snapshot mends
+# whatever went wrong in the table.
+_WATCH_S_MAX: Final = 300.0
+_RETRY_AFTER_S: Final = 1.0
+_NOT_THE_LEADER: Final = frozenset(
+    {Reason.UNAVAILABLE, Reason.NOT_LEADER, Reason.NO_LEADER, Reason.SHUTTING_DOWN}
+)
+
+
+class GrpcScheduler:
+    """`ports.Scheduler` on whichever scheduler leads."""
+
+    def __init__(self, pool: ChannelPool, locator: LeaderLocator, router_id: str) -> None:
+        self._pool = pool
+        self._locator = locator
+        self._router_id = router_id
+
+    async def acquire(
+        self, grant_id: str, deployment: str, excluded: frozenset[str], deadline: Deadline
+    ) -> AsyncGenerator[AcquireEvent]:
+        """Yield progress, then the grant. Closing it cancels the call."""
+        request = scheduler_pb2.AcquireRequest(
+            request_id=grant_id, deployment=deployment, excluded_instance_ids=sorted(excluded)
+        )
+        leader = await self._locator.locate()
+        with self._pool.use(leader.address) as channel:
+            stub = scheduler_grpc.SchedulerServiceStub(channel)
+            call = stub.Acquire(request, timeout=deadline.remaining_s())
+            try:
+                async for response in call:
+                    if response.HasField("granted"):
+                        yield _grant(grant_id, response.granted)
+                        return
+                    yield progress_from_proto(response.progress)
+            except grpc.aio.AioRpcError as error:
+                raise self._told(error, leader) from error
+            finally:
+                call.cancel()
+        raise self._lost(leader)  # it stopped leading in the middle
+
+    async def release(self, grant_id: str, deadline: Deadline) -> None:
+        """Give a grant back."""
+        leader = await self._locator.locate()
+        with self._pool.use(leader.address) as channel:
+            stub = scheduler_grpc.SchedulerServiceStub(channel)
+            try:
+                await stub.Release(
+                    scheduler_pb2.ReleaseRequest(request_id=grant_id),
+                    timeout=deadline.remaining_s(),
+                )
+            except grpc.aio.AioRpcError as error:
+                raise self._told(error, leader) from error
+
+    async def watch_routes(self) -> AsyncGenerator[RouteUpdate]:
+        """Yield updates until the leadership ends, or for five minutes."""
+        leader = await self._locator.locate()
+        with self._pool.use(leader.address) as channel:
+            stub = scheduler_grpc.SchedulerServiceStub(channel)
+            request = scheduler_pb2.WatchRoutesRequest(router_id=self._router_id)
+            call = stub.WatchRoutes(request, timeout=_WATCH_S_MAX)
+            try:
+                async for response in call:
+                    yield _route_update(response)
+            except grpc.aio.AioRpcError as error:
+                told = self._told(error, leader)
+                if not isinstance(told, DeadlineError):
+                    raise told from error
+            else:
+                self._locator.invalidate(leader)
+            finally:
+                call.cancel()
+
+    def _told(self, error: grpc.aio.AioRpcError, leader: LeaderIdentity) -> BriskError:
+        """Return what the scheduler answered; one that leads no more is looked up anew."""
+        ours = from_rpc_error(error)
+        is_away = isinstance(ours, UnavailableError) and ours.reason in _NOT_THE_LEADER
+        if is_away or isinstance(ours, AbortedError):
+            return self._lost(leader)
+        return ours
+
+    def _lost(self, leader: LeaderIdentity) -> UnavailableError:
+        self._locator.invalidate(leader)
+        return UnavailableError(
+            "no scheduler leads at the moment",
+            reason=Reason.NO_LEADER,
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+
+class GrpcWorkers:
+    """`ports.Workers` on the workers behind the routes."""
+
+    def __init__(self, pool: ChannelPool) -> None:
+        self._pool = pool
+
+    async def generate(self, route: Route, job: Job) -> AsyncGenerator[worker_pb2.GenerateResponse]:
+        """Yield the worker's messages as they were parsed. Closing it cancels the call."""
+        request = worker_pb2.GenerateRequest(
+            request_id=job.request_id,
+            instance_id=route.instance_id,
+            prompt=prompt_to_proto(job.prompt),
+            sampling=sampling_to_proto(job.sampling),
+        )
+        with self._pool.use(route.worker_address) as channel:
+            stub = worker_grpc.WorkerServiceStub(channel)
+            call = stub.Generate(request, timeout=job.deadline.remaining_s())
+            try:
+                async for message in call:
+                    yield message
+            except grpc.aio.AioRpcError as error:
+                raise _worker_told(error) from error
+            finally:
+                call.cancel()
+
+    def prepare(self, route: Route) -> None:
+        """Connect now, so that the first request does not have to."""
+        with suppress(ResourceExhaustedError), self._pool.use(route.worker_address) as channel:
+            channel.get_state(try_to_connect=True)
+
+
+def _worker_told(error: grpc.aio.AioRpcError) -> BriskError:
+    ours = from_rpc_error(error)
+    if isinstance(ours, AbortedError):  # it gave the call up by itself, as a dying one does
+        return UnavailableError("the worker gave the call up", reason=Reason.WORKER_LOST)
+    return ours
+
+
+def _grant(grant_id: str, granted: scheduler_pb2.Granted) -> Grant:
+    return Grant(
+        grant_id=grant_id,
+        route=route_from_proto(granted.route),
+        start=report_from_proto(granted.start),
+    )
+
+
+def _route_update(response: scheduler_pb2.WatchRoutesResponse) -> RouteUpdate:
+    return RouteUpdate(
+        leader_epoch=response.leader_epoch,
+        is_snapshot=response.is_snapshot,
+        upserted=tuple(route_from_proto(route) for route in response.upserted),
+        removed_instance_ids=tuple(response.removed_instance_ids),
+    )
