@@ -1,0 +1,48 @@
+// Reads byte ranges of a file past the page cache. No Python in here: see bindings.cpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+#include "brisk/chunk.hpp"
+#include "brisk/errors.hpp"
+#include "brisk/file_descriptor.hpp"
+#include "brisk/system_calls.hpp"
+
+namespace brisk {
+
+// Owns one descriptor of a regular file, with O_DIRECT where the file system grants it. Whether
+// it does is decided once, when opening, by a trial read, and never changes afterwards.
+// Movable, not copyable. `read` may be called from many threads at once, all else from one.
+class DirectFile {
+ public:
+  // Throws std::filesystem::filesystem_error: ELOOP for a symbolic link in the last component,
+  // EISDIR for a directory, EINVAL for anything else that is not a regular file.
+  explicit DirectFile(const std::filesystem::path& path, const SystemCalls& calls = {});
+
+  // Size at the time of opening, in bytes.
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  // True if reads bypass the page cache, false after the fallback to buffered reads.
+  [[nodiscard]] bool direct() const noexcept { return direct_; }
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+
+  // Fills the first `wanted` bytes of `room` from `offset`, or throws ShortRead or
+  // filesystem_error. `offset`, the address of `room` and its length must be multiples of
+  // kDirectAlignment and `room` at least `wanted` long: otherwise std::invalid_argument. The bytes
+  // of `room` behind `wanted` are unspecified, and so is all of `room` after a throw.
+  void read(std::uint64_t offset, std::size_t wanted, std::span<std::byte> room) const;
+
+ private:
+  [[nodiscard]] std::size_t read_some(std::uint64_t offset, std::span<std::byte> room) const;
+  [[nodiscard]] bool trial_read_works() const;
+
+  std::filesystem::path path_;
+  SystemCalls calls_;
+  FileDescriptor fd_;
+  std::uint64_t size_ = 0;
+  bool direct_ = false;
+};
+
+}  // namespace brisk

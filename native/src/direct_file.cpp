@@ -1,0 +1,87 @@
+#include "brisk/direct_file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <stdexcept>
+#include <system_error>
+
+namespace brisk {
+namespace {
+
+[[noreturn]] void fail(const char* call, const std::filesystem::path& path, int error) {
+  throw std::filesystem::filesystem_error(call, path,
+                                          std::error_code(error, std::generic_category()));
+}
+
+FileDescriptor open_for_reading(const std::filesystem::path& path) {
+  // O_NONBLOCK: opening a FIFO without a writer must fail later, not hang here.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) fail("open", path, errno);
+  return FileDescriptor(fd);
+}
+
+std::uint64_t regular_file_size(int fd, const std::filesystem::path& path) {
+  struct stat facts{};
+  if (::fstat(fd, &facts) != 0) fail("fstat", path, errno);
+  if (S_ISDIR(facts.st_mode)) fail("open", path, EISDIR);
+  if (!S_ISREG(facts.st_mode)) fail("open", path, EINVAL);
+  return static_cast<std::uint64_t>(facts.st_size);
+}
+
+bool is_aligned(std::uint64_t offset, std::span<const std::byte> room) {
+  const auto address = reinterpret_cast<std::uintptr_t>(room.data());
+  return (offset | address | room.size()) % kDirectAlignment == 0;
+}
+
+}  // namespace
+
+DirectFile::DirectFile(const std::filesystem::path& path, const SystemCalls& calls)
+    : path_(path),
+      calls_(calls),
+      fd_(open_for_reading(path)),
+      size_(regular_file_size(fd_.get(), path)) {
+  // The flag is set on the open descriptor: opening a second time could meet another file.
+  direct_ = calls_.enable_direct(fd_.get()) == 0 && trial_read_works();
+  if (!direct_ && ::fcntl(fd_.get(), F_SETFL, 0) != 0) fail("fcntl", path, errno);
+}
+
+bool DirectFile::trial_read_works() const {
+  // Some file systems accept the flag and refuse the read, or want a larger alignment than ours.
+  alignas(kDirectAlignment) std::array<std::byte, kDirectAlignment> block;
+  ssize_t got = 0;
+  do {
+    got = calls_.pread(fd_.get(), block.data(), block.size(), 0);
+  } while (got < 0 && errno == EINTR);
+  // Any other error is the file's own trouble, which the real read will report.
+  return got >= 0 || errno != EINVAL;
+}
+
+void DirectFile::read(std::uint64_t offset, std::size_t wanted, std::span<std::byte> room) const {
+  if (!is_aligned(offset, room)) throw std::invalid_argument("read: offset or room unaligned");
+  if (room.size() < wanted) throw std::invalid_argument("read: room smaller than wanted");
+  std::size_t done = 0;
+  while (done < wanted) {
+    const std::size_t reached = done + read_some(offset + done, room.subspan(done));
+    if (reached >= wanted) return;
+    // A direct read goes on at whole blocks only. Inside a block it stops at the end of the file,
+    // which reading that block once more tells for certain.
+    const std::size_t next = direct_ ? align_down(reached, kDirectAlignment) : reached;
+    if (next == done) throw ShortRead(path_, offset, wanted, reached);
+    done = next;
+  }
+}
+
+std::size_t DirectFile::read_some(std::uint64_t offset, std::span<std::byte> room) const {
+  for (;;) {
+    const ssize_t got =
+        calls_.pread(fd_.get(), room.data(), room.size(), static_cast<off_t>(offset));
+    if (got >= 0) return static_cast<std::size_t>(got);
+    if (errno != EINTR) fail("pread", path_, errno);
+  }
+}
+
+}  // namespace brisk
