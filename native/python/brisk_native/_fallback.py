@@ -1,0 +1,295 @@
+"""The loader in plain Python: the same interface and results, for machines without a compiler.
+
+It reads through the page cache on the calling thread, and its checksum takes about a second per
+ten megabytes. This module also documents the interface for both implementations.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+from brisk_native._types import (
+    CHUNK_BYTES,
+    THREADS_MAX,
+    ChecksumError,
+    ReadCancelledError,
+    ReadResult,
+    ShortReadError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_PROGRESS_S: Final = 0.02
+_VALUE_MAX: Final = 2**32 - 1
+_POLYNOMIAL: Final = 0x82F63B78  # bit-reversed: the highest bit is the constant term
+
+
+@final
+class CancelToken:
+    """Ends the jobs it was given to within one chunk. Any thread may raise it, for good."""
+
+    def __init__(self) -> None:
+        self._raised = threading.Event()
+
+    def cancel(self) -> None:
+        """End the jobs that hold this token, now and for ever."""
+        self._raised.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once `cancel` was called."""
+        return self._raised.is_set()
+
+
+@final
+class FileBuffer(bytearray):
+    """The writable bytes of a file, offered by the buffer protocol (format B, one dimension).
+
+    Freed when the last view of it goes; there is nothing to close. The native one is page-aligned
+    and can neither grow nor shrink; this one must not.
+    """
+
+
+def read_file(
+    path: str | os.PathLike[str],
+    *,
+    threads: int = 4,
+    expected_crc32c: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[FileBuffer, ReadResult]:
+    """Read the whole file into fresh memory; return it and how it came.
+
+    `threads` (1 to 64) read at once. `expected_crc32c` holds the checksum of each chunk of
+    CHUNK_BYTES, which every chunk must match. `progress` gets the bytes done so far, on the
+    calling thread, about every 20 ms, and at the end the size of the file; if it raises, so does
+    this call. The size of the file counts as it was at opening.
+
+    Raises OSError with errno and file name (ELOOP if the last component is a symbolic link,
+    IsADirectoryError, EINVAL for what is no regular file), ShortReadError if the file shrinks
+    meanwhile, ChecksumError, ReadCancelledError, MemoryError, ValueError.
+    """
+    _check_threads(threads)
+    expected = None if expected_crc32c is None else _checked(expected_crc32c)
+    begin_s = time.perf_counter()
+    with _open_source(path) as (fd, size):
+        if expected is not None:
+            _check_count(path, size, len(expected))
+        buffer = FileBuffer(size)
+        job = _Job(size, progress, cancel)
+        with memoryview(buffer) as view:
+            for chunk, offset, length in job.chunks():
+                target = view[offset : offset + length]
+                _fill(fd, target, offset, path)
+                if expected is not None:
+                    _verify(target, expected[chunk], path, chunk)
+    seconds = time.perf_counter() - begin_s
+    return buffer, ReadResult(bytes_read=size, direct=False, huge_pages=False, seconds=seconds)
+
+
+def checksum_file(
+    path: str | os.PathLike[str],
+    *,
+    threads: int = 2,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> list[int]:
+    """Return the CRC32C of each chunk of CHUNK_BYTES, using one chunk of memory per thread.
+
+    Arguments and errors are those of `read_file`.
+    """
+    _check_threads(threads)
+    checksums = []
+    with _open_source(path) as (fd, size):
+        room = memoryview(bytearray(min(size, CHUNK_BYTES)))
+        for _, offset, length in _Job(size, progress, cancel).chunks():
+            _fill(fd, room[:length], offset, path)
+            checksums.append(crc32c(room[:length]))
+    return checksums
+
+
+def copy_file(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> list[int]:
+    """Copy `src` to the new file `dst`; return the CRC32C of each chunk as it was read.
+
+    The contents are on the disk when this returns; the folder's entry is the caller's to make
+    durable. The wait for the disk at the end cannot be cancelled.
+
+    Raises what `read_file` raises, FileExistsError if there is anything named `dst`, and OSError
+    from writing, such as ENOSPC. Whatever is raised, no `dst` of this call is left.
+    """
+    checksums = []
+    with _open_source(src) as (source, size), _new_file(dst) as target:
+        room = memoryview(bytearray(min(size, CHUNK_BYTES)))
+        for _, offset, length in _Job(size, progress, cancel).chunks():
+            _fill(source, room[:length], offset, src)
+            checksums.append(crc32c(room[:length]))
+            _write(target, room[:length], offset, dst)
+        with _naming(dst):
+            os.fsync(target)
+    return checksums
+
+
+def crc32c(data: Buffer, value: int = 0) -> int:
+    """Return the CRC32C of `data`, continuing from `value`.
+
+    The checksum of a + b is `crc32c(b, crc32c(a))`. Raises BufferError if the bytes are not
+    contiguous, TypeError if `data` has no buffer or `value` is outside 0 to 2**32 - 1.
+    """
+    _check_value(value)
+    with memoryview(data) as view:
+        if not view.c_contiguous:
+            raise BufferError("underlying buffer is not C-contiguous")
+        state = value ^ _VALUE_MAX
+        table = _TABLE
+        for byte in view.tobytes():
+            state = table[(state ^ byte) & 0xFF] ^ (state >> 8)
+        return state ^ _VALUE_MAX
+
+
+def _make_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (_POLYNOMIAL if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_TABLE: Final = _make_table()
+
+
+class _Job:
+    """The walk through the chunks of one file: obeys the token, reports progress."""
+
+    def __init__(
+        self, size: int, progress: Callable[[int], None] | None, cancel: CancelToken | None
+    ) -> None:
+        self._size, self._progress, self._cancel = size, progress, cancel
+
+    def chunks(self) -> Iterator[tuple[int, int, int]]:
+        """Yield number, offset and length of each chunk; a chunk is done when asked for more."""
+        reported_s = time.monotonic()
+        self._obey(0)
+        for chunk, offset in enumerate(range(0, self._size, CHUNK_BYTES)):
+            if offset:
+                self._obey(offset)
+                if time.monotonic() - reported_s >= _PROGRESS_S:
+                    self._report(offset)
+                    reported_s = time.monotonic()
+                    self._obey(offset)
+            yield chunk, offset, min(CHUNK_BYTES, self._size - offset)
+        self._report(self._size)
+
+    def _obey(self, bytes_done: int) -> None:
+        if self._cancel is not None and self._cancel.cancelled:
+            raise ReadCancelledError(bytes_done)
+
+    def _report(self, bytes_done: int) -> None:
+        if self._progress is not None:
+            self._progress(bytes_done)
+
+
+def _check_threads(threads: int) -> None:
+    if not 1 <= threads <= THREADS_MAX:
+        raise ValueError(f"threads must be between 1 and {THREADS_MAX}, not {threads}")
+
+
+def _check_value(value: object) -> None:
+    if not isinstance(value, int) or not 0 <= value <= _VALUE_MAX:
+        raise TypeError(f"a checksum is an integer between 0 and {_VALUE_MAX}, not {value!r}")
+
+
+def _checked(checksums: Sequence[int]) -> list[int]:
+    values = list(checksums)
+    for value in values:
+        _check_value(value)
+    return values
+
+
+def _check_count(path: str | os.PathLike[str], size: int, given: int) -> None:
+    chunks = -(-size // CHUNK_BYTES)
+    if given != chunks:
+        first = min(chunks, given)
+        detail = f"the file has {chunks} chunks, {given} checksums were given"
+        raise ChecksumError(os.fspath(path), first, first * CHUNK_BYTES, detail)
+
+
+def _verify(chunk: memoryview, expected: int, path: str | os.PathLike[str], number: int) -> None:
+    actual = crc32c(chunk)
+    if actual != expected:
+        detail = f"crc32c is {actual:08x}, expected {expected:08x}"
+        raise ChecksumError(os.fspath(path), number, number * CHUNK_BYTES, detail)
+
+
+@contextmanager
+def _open_source(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
+    """Open a regular file for reading; give its descriptor and its size."""
+    # O_NONBLOCK: opening a FIFO without a writer must fail below, not hang here.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            code = errno.EISDIR if stat.S_ISDIR(facts.st_mode) else errno.EINVAL
+            raise OSError(code, os.strerror(code), os.fspath(path))
+        yield fd, facts.st_size
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _new_file(path: str | os.PathLike[str]) -> Iterator[int]:
+    """Create a file for writing; remove it again if the block raises."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        yield fd
+    except BaseException:
+        Path(path).unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give errors of calls that know a descriptor only the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+
+
+def _fill(fd: int, target: memoryview, offset: int, path: str | os.PathLike[str]) -> None:
+    done = 0
+    while done < len(target):
+        with _naming(path):
+            got = os.preadv(fd, [target[done:]], offset + done)
+        if got == 0:
+            raise ShortReadError(
+                f"{os.fspath(path)}: wanted {len(target)} bytes at offset {offset}, "
+                f"the file ends after {done}"
+            )
+        done += got
+
+
+def _write(fd: int, source: memoryview, offset: int, path: str | os.PathLike[str]) -> None:
+    with _naming(path):
+        while source:
+            put = os.pwrite(fd, source, offset)
+            source, offset = source[put:], offset + put

@@ -1,0 +1,47 @@
+"""Types of the compiled loader. Meanings are documented in brisk_native._fallback."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Final, final
+
+from typing_extensions import Buffer
+
+from brisk_native._types import ReadResult
+
+CRC32C_IN_HARDWARE: Final[bool]
+
+@final
+class CancelToken:
+    def __init__(self) -> None: ...
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
+@final
+class FileBuffer:
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def read_file(
+    path: str | os.PathLike[str],
+    *,
+    threads: int = 4,
+    expected_crc32c: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[FileBuffer, ReadResult]: ...
+def checksum_file(
+    path: str | os.PathLike[str],
+    *,
+    threads: int = 2,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> list[int]: ...
+def copy_file(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> list[int]: ...
+def crc32c(data: Buffer, value: int = 0) -> int: ...
