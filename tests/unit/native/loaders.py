@@ -1,0 +1,54 @@
+"""The implementations of brisk_native under one type, so that each test runs on both."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from brisk_native import ReadResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MODULES = {"native": "brisk_native._native", "python": "brisk_native._fallback"}
+
+
+class Token(Protocol):
+    """What any CancelToken does."""
+
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """One implementation. The calls are checked against the interface by test_interface.py."""
+
+    name: str
+    new_token: Callable[[], Token]
+    read_file: Callable[..., tuple[Buffer, ReadResult]]
+    checksum_file: Callable[..., list[int]]
+    copy_file: Callable[..., list[int]]
+    crc32c: Callable[..., int]
+
+
+def is_built() -> bool:
+    """Return whether the compiled implementation is installed."""
+    return importlib.util.find_spec(MODULES["native"]) is not None
+
+
+def find(name: str) -> Loader:
+    """Return the implementation `name`. Raises ModuleNotFoundError if it was not built."""
+    module = importlib.import_module(MODULES[name])
+    return Loader(
+        name=name,
+        new_token=module.CancelToken,
+        read_file=module.read_file,
+        checksum_file=module.checksum_file,
+        copy_file=module.copy_file,
+        crc32c=module.crc32c,
+    )
