@@ -159,11 +159,12 @@ def print_config(config: ServiceConfig) -> dict[str, object]:
 
 def _refuse_unknown(config_class: type[ServiceConfig]) -> None:
     prefix = config_class.prefix()
-    known = {prefix + field.upper() for field in config_class.model_fields}
+    known = {field.upper() for field in config_class.model_fields}
     for name in sorted(os.environ):
-        if name.upper().startswith(prefix) and name not in known:
-            near = near_matches(name, known, at_most=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+        field = name[len(prefix) :]
+        if name.upper().startswith(prefix) and name not in {prefix + each for each in known}:
+            near = near_matches(field, known, at_most=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(name, f"unknown setting{hint}")
 
 

@@ -24,20 +24,29 @@ class LeaderLocator:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._known: LeaderIdentity | None = None
-        self._asking = asyncio.Lock()  # held across the await: one question at a time is enough
+        self._reading: asyncio.Task[LeaderIdentity] | None = None
 
     async def locate(self) -> LeaderIdentity:
-        """Return who leads. Raises UnavailableError (NO_LEADER) with a time to come back."""
-        if self._known is None:
-            async with self._asking:
-                if self._known is None:
-                    self._known = await self._read()
-        return self._known
+        """Return who leads. Raises UnavailableError (NO_LEADER) with a time to come back.
+
+        All who ask at a time share one question and its answer; cancelling leaves the others be.
+        """
+        if self._known is not None:
+            return self._known
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(self._note_answer)
+        return await asyncio.shield(self._reading)
 
     def invalidate(self, wrong: LeaderIdentity | None = None) -> None:
         """Forget the leader, or only if it is still `wrong`: another call may know better."""
         if wrong is None or wrong == self._known:
             self._known = None
+
+    def _note_answer(self, reading: asyncio.Task[LeaderIdentity]) -> None:
+        self._reading = None
+        if not reading.cancelled() and reading.exception() is None:
+            self._known = reading.result()
 
     async def _read(self) -> LeaderIdentity:
         try:

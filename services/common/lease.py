@@ -19,7 +19,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError, ResponseError
 
 from services.common.clock import monotonic_s
-from services.common.errors import FailedPreconditionError, Reason, UnavailableError
+from services.common.errors import FailedPreconditionError, InternalError, Reason, UnavailableError
 from services.common.keys import LEADER_EPOCH, LEADER_LEASE
 from services.common.log import get_logger
 
@@ -172,6 +172,8 @@ class LeaderLease:
             keeping.cancel()
             # `lead` may need a moment to stop; its epoch is what makes that harmless.
             await asyncio.gather(task, keeping, return_exceptions=True)
+        if not task.cancelled():
+            task.result()  # raises what its clean-up raised
 
     async def _keep(self) -> None:
         """Renew until the lease is lost."""
@@ -203,7 +205,10 @@ class FencedHash:
         self._hdel = load_script(redis, "fenced_hdel")
 
     async def read(self) -> Mapping[str, str]:
-        """Return all fields, at most 100,000. Raises UnavailableError if Redis does not answer."""
+        """Return all fields.
+
+        Raises UnavailableError if Redis does not answer, InternalError above 100,000 fields.
+        """
         fields: dict[str, str] = {}
         cursor = 0
         try:
@@ -215,7 +220,7 @@ class FencedHash:
                 cursor = int(page[0])
                 fields.update(page[1])
                 if len(fields) > FIELDS_MAX:
-                    raise ValueError(f"hash {self._key} has more than {FIELDS_MAX} fields")
+                    raise InternalError(f"more than {FIELDS_MAX} entries in the cluster state")
                 if cursor == 0:
                     return fields
         except RedisError as error:

@@ -150,16 +150,19 @@ class Registry:
         under `aclosing`; that ends the watch.
         """
         known: tuple[ServiceFacts, ...] | None = None
+        is_away = False
         pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
             while True:
                 try:
                     current = await self.list(kind)
                 except UnavailableError:
-                    current = known if known is not None else ()
-                    log.warning("registry unreachable", kind=kind.value)
+                    if not is_away:
+                        log.warning("registry unreachable", kind=kind.value)
+                    is_away = True
                     await asyncio.sleep(self._poll_s)
                     continue
+                is_away = False
                 if current != known:
                     known = current
                     yield current

@@ -1,0 +1,168 @@
+"""A service starts with exactly the settings it was given, or refuses naming the wrong one."""
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from pydantic import Field, ValidationError
+
+from services.common.config import (
+    ServiceConfig,
+    load_config,
+    print_config,
+    reachable_address,
+    split_listen,
+)
+from services.common.errors import ConfigError
+
+
+class DemoConfig(ServiceConfig):
+    service: ClassVar[str] = "demo"
+    slots: int = Field(default=4, ge=1, le=8)
+    devices: tuple[str, ...] = ()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in os.environ:
+        if name.startswith("BRISK_"):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_defaults_are_loopback_and_kernel_chosen_ports() -> None:
+    config = load_config(DemoConfig)
+    assert (config.listen, config.metrics_listen) == ("127.0.0.1:0", "127.0.0.1:0")
+    assert (config.slots, config.drain_s, config.ready_file) == (4, 30.0, None)
+
+
+def test_settings_come_from_the_environment(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("BRISK_DEMO_SLOTS", "7")
+    environment.setenv("BRISK_DEMO_READY_FILE", "/run/ready")
+    environment.setenv("BRISK_DEMO_REFLECTION", "false")
+    environment.setenv("BRISK_DEMO_NODE_ID", "123")  # plain text, never JSON
+    config = load_config(DemoConfig)
+    assert (config.slots, config.ready_file) == (7, Path("/run/ready"))
+    assert (config.reflection, config.node_id) == (False, "123")
+
+
+def test_a_shared_setting_reaches_every_service_and_its_own_wins(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("BRISK_LOG_LEVEL", "debug")
+    environment.setenv("BRISK_NODE_ID", "node-a")
+    environment.setenv("BRISK_DEMO_NODE_ID", "node-b")
+    config = load_config(DemoConfig)
+    assert (config.log_level, config.node_id) == ("debug", "node-b")
+
+
+def test_what_is_not_shared_is_not_read_from_a_shared_name(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("BRISK_LISTEN", "127.0.0.1:1")
+    environment.setenv("BRISK_SLOTS", "2")
+    config = load_config(DemoConfig)
+    assert (config.listen, config.slots) == ("127.0.0.1:0", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("BRISK_DEMO_SLOTS", "many", "valid integer"),
+        ("BRISK_DEMO_SLOTS", "", "valid integer"),
+        ("BRISK_DEMO_SLOTS", "9", "less than or equal to 8"),
+        ("BRISK_DEMO_DRAIN_S", "-1", "greater than or equal to 0"),
+        ("BRISK_DRAIN_S", "nan", "less than or equal to 3600"),
+        ("BRISK_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("BRISK_DEMO_LOG_FORMAT", "xml", "'auto', 'json' or 'text'"),
+        ("BRISK_DEMO_LISTEN", "7480", "must be host:port"),
+        ("BRISK_DEMO_LISTEN", "127.0.0.1:65536", "must be host:port"),
+        ("BRISK_DEMO_METRICS_LISTEN", ":80", "must be host:port"),
+        ("BRISK_NODE_ID", "a b", "node id must have"),
+        ("BRISK_DIE_WITH_PARENT", "perhaps", "valid boolean"),
+    ],
+)
+def test_a_malformed_setting_is_refused_by_its_name_with_the_given_value(
+    environment: pytest.MonkeyPatch, name: str, value: str, problem: str
+) -> None:
+    environment.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load_config(DemoConfig)
+    assert caught.value.setting == name
+    assert problem in caught.value.problem
+    assert f"Given: {value!r}" in caught.value.problem
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("BRISK_DEMO_SLOT", "; did you mean BRISK_DEMO_SLOTS?"),
+        ("BRISK_DEMO_", ""),
+        ("BRISK_DEMO_ZZZ", ""),
+        ("BRISK_DEMO_SLOTS__X", "; did you mean BRISK_DEMO_SLOTS?"),
+        ("brisk_demo_slots", "; did you mean BRISK_DEMO_SLOTS?"),
+    ],
+)
+def test_an_unknown_setting_is_refused_by_its_name(
+    environment: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    environment.setenv(name, "1")
+    with pytest.raises(ConfigError) as caught:
+        load_config(DemoConfig)
+    assert (caught.value.setting, caught.value.problem) == (name, f"unknown setting{hint}")
+
+
+def test_another_services_settings_are_none_of_our_business(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("BRISK_ROUTER_ANYTHING", "1")
+    environment.setenv("BRISK_DEMOLITION", "1")
+    assert load_config(DemoConfig).slots == 4
+
+
+@pytest.mark.parametrize("name", ["BRISK_REDIS_URL", "BRISK_DEMO_REDIS_URL"])
+def test_a_refused_redis_url_is_named_but_never_shown(
+    environment: pytest.MonkeyPatch, name: str
+) -> None:
+    environment.setenv(name, "http://:hunter2@host")
+    with pytest.raises(ConfigError, match="must start with redis://") as caught:
+        load_config(DemoConfig)
+    assert caught.value.setting == name
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in str(caught.value.__cause__)
+
+
+def test_the_password_is_masked_wherever_the_settings_are_shown(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("BRISK_REDIS_URL", "redis://:hunter2@127.0.0.1:6379/0")
+    config = load_config(DemoConfig)
+    assert "hunter2" not in f"{print_config(config)} {config!r} {config}"
+    assert config.redis_url.get_secret_value().count("hunter2") == 1
+
+
+def test_a_setting_is_named_after_where_it_came_from(environment: pytest.MonkeyPatch) -> None:
+    assert DemoConfig.setting("listen") == "BRISK_DEMO_LISTEN"
+    assert DemoConfig.setting("redis_url") == "BRISK_REDIS_URL"
+    environment.setenv("BRISK_DEMO_REDIS_URL", "redis://x")
+    assert DemoConfig.setting("redis_url") == "BRISK_DEMO_REDIS_URL"
+
+
+def test_settings_do_not_change_while_a_service_runs() -> None:
+    with pytest.raises(ValidationError):
+        load_config(DemoConfig).slots = 2
+
+
+def test_addresses_are_split_and_joined_for_both_families() -> None:
+    assert split_listen("localhost:80") == ("localhost", 80)
+    assert split_listen("[::1]:0") == ("::1", 0)
+    assert reachable_address("127.0.0.1", 5) == "127.0.0.1:5"
+    assert reachable_address("::1", 5) == "[::1]:5"
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])  # noqa: S104 - the point of the test
+def test_all_interfaces_are_reached_by_the_machines_name(
+    environment: pytest.MonkeyPatch, wildcard: str
+) -> None:
+    environment.setattr("socket.gethostname", lambda: "node-7")
+    assert reachable_address(wildcard, 5) == "node-7:5"
