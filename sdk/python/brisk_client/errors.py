@@ -178,8 +178,9 @@ def from_status(
     details = _parse_details(trailing)
     kind = _CLASSES.get(code, InternalError)
     if kind is UnavailableError and details.reason is None:
+        cause = message.rpartition(": ")[2]  # before it comes gRPC's own story
         return ConnectionFailedError(
-            f"no connection to {endpoint}: {message}", reason="CONNECTION_FAILED"
+            f"no connection to {endpoint}: {cause}", reason="CONNECTION_FAILED"
         )
     return kind(
         message or code.name,

@@ -16,6 +16,7 @@ from brisk_client.local.process import Command
 from brisk_client.local.redis import RedisServer
 
 NODE_ID: Final = "local"
+DEFAULT_DEVICE: Final = "default"  # whatever a worker chooses that is told nothing
 DEVICES_MAX: Final = 64
 # Stopping goes along the path of a request, so that nobody loses what it still needs.
 STOP_ORDER: Final = ("router", "worker", "scheduler", "storemgr", "redis")
@@ -26,8 +27,6 @@ _REDIS_READY_S_MAX: Final = 30.0  # reads its file first
 _STOP_MARGIN_S: Final = 10.0
 _DEVICE: Final = re.compile(r"^[a-z]+:\d+=\S+$")
 _NODE: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
-_GIB: Final = 1024**3
-_MEMORY_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +40,7 @@ class NodeSpec:
         if not _NODE.match(self.node_id):
             raise LocalClusterError(f"node id {self.node_id!r} is not 1..64 of [A-Za-z0-9._-]")
         for device in self.devices:
-            if not _DEVICE.match(device):
+            if device != DEFAULT_DEVICE and not _DEVICE.match(device):
                 raise LocalClusterError(
                     f"device {device!r} is not of the form cpu:0=4GiB (kind:number=memory)"
                 )
@@ -59,12 +58,6 @@ class ClusterSpec:
     redis_url: str | None = None  # None: a server of our own
     drain_s: float = 10.0  # how long running requests may go on when we stop
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-def default_devices() -> tuple[str, ...]:
-    """Return one CPU device with half of this machine's memory."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (f"cpu:0={max(1, int(total * _MEMORY_SHARE / _GIB))}GiB",)
 
 
 def redis_command(spec: ClusterSpec, server: RedisServer) -> Command:
@@ -101,7 +94,8 @@ def service_commands(spec: ClusterSpec, redis_url: str) -> list[Command]:
         for device in node.devices:
             name = f"worker-{number}" if several else "worker"
             number += 1
-            commands.append(_service(spec, redis_url, "worker", name, {**own, "DEVICES": device}))
+            chosen = {} if device == DEFAULT_DEVICE else {"DEVICES": device}
+            commands.append(_service(spec, redis_url, "worker", name, {**own, **chosen}))
     return commands
 
 
@@ -160,5 +154,5 @@ def _drain_s(spec: ClusterSpec, prefix: str) -> float:
 
 
 def nodes_of(devices: Sequence[str] | None) -> tuple[NodeSpec, ...]:
-    """Return one node with `devices`, or with this machine's default device."""
-    return (NodeSpec(devices=tuple(devices) if devices else default_devices()),)
+    """Return one node with `devices`, or with one worker that chooses its device itself."""
+    return (NodeSpec(devices=tuple(devices) if devices else (DEFAULT_DEVICE,)),)

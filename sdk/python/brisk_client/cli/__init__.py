@@ -1,0 +1,5 @@
+"""The `brisk` command line."""
+
+from brisk_client.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,222 @@
+"""`brisk deploy`, `import`, `ls` and `rm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from brisk_client.cli.options import AsJson, Endpoint, TimeoutS, parse_keep_alive
+from brisk_client.cli.output import (
+    err,
+    human_age,
+    human_bytes,
+    human_count,
+    human_seconds,
+    out,
+    print_json,
+    table,
+)
+from brisk_client.results import Deployment, ImportProgress
+from brisk_client.sync import Client
+
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        "-f",
+        metavar="FOLDER",
+        help="A Hugging Face folder on the cluster's machine, imported first.",
+    ),
+]
+
+
+def deploy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What requests will call it.")],
+    *,
+    source: Source = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME[@REVISION]", help="An imported model instead."),
+    ] = None,
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long an idle instance stays: 5m, 0 or forever."),
+    ] = None,
+    slots: Annotated[int | None, typer.Option(help="Sequences decoded side by side (4).")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Longest sequence in tokens, prompt included.")
+    ] = None,
+    endpoint: Endpoint = None,
+    timeout: TimeoutS = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model available under a name; it loads when the first request comes.
+
+    Deploying a name again replaces it. Examples:
+
+      brisk deploy tiny --from ./models/tiny --keep-alive 10m
+
+      brisk deploy tiny-long --model tiny --context 8192 --slots 1
+    """
+    if (source is None) == (model is None):
+        raise typer.BadParameter("give either --from FOLDER or --model NAME")
+    model_name, _, revision = (model or "").partition("@")
+    with Client(endpoint) as client, _import_bar() as on_progress:
+        deployed = client.deploy(
+            name,
+            source=source,
+            model=model_name or None,
+            revision=revision or None,
+            keep_alive_s=None if keep_alive is None else parse_keep_alive(keep_alive),
+            slots=slots,
+            context_tokens_max=context,
+            on_progress=on_progress,
+            timeout_s=timeout,
+        )
+    if as_json:
+        print_json(deployed)
+        return
+    out().print(
+        f"[bold]{deployed.name}[/] is deployed: {deployed.model.architecture}, "
+        f"{human_count(deployed.model.parameters)} parameters, "
+        f"{human_bytes(deployed.device_bytes)} on a device"
+    )
+    err().print(f'[dim]try:[/] brisk run {deployed.name} "Once upon a time"')
+
+
+def import_model(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A Hugging Face folder on that machine.")
+    ],
+    *,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name. Left out: the folder's.")
+    ] = None,
+    endpoint: Endpoint = None,
+    timeout: TimeoutS = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a Hugging Face folder into the store without deploying it.
+
+    For example:
+
+      brisk import ./models/tiny
+
+      brisk import ./models/tiny --name base/tiny --json
+    """
+    with Client(endpoint) as client, _import_bar() as on_progress:
+        model = client.import_model(source, name=name, on_progress=on_progress, timeout_s=timeout)
+    if as_json:
+        print_json(model)
+        return
+    out().print(
+        f"[bold]{model.name}[/] is imported at revision {model.revision}: {model.architecture}, "
+        f"{human_count(model.parameters)} parameters, {human_bytes(model.weight_bytes)}"
+    )
+
+
+def ls(*, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
+    """List the deployments, those at zero included.
+
+    For example:
+
+      brisk ls
+
+      brisk ls --json | jq '.[].name'
+    """
+    with Client(endpoint) as client:
+        deployments = client.list_models()
+    if as_json:
+        print_json(deployments)
+        return
+    if not deployments:
+        err().print("nothing is deployed; `brisk deploy NAME --from FOLDER` changes that")
+        return
+    made = table(
+        "NAME", "ARCHITECTURE", ">PARAMETERS", ">SIZE", ">CONTEXT", ">SLOTS", "KEEP ALIVE",
+        "INSTANCES", "DEPLOYED",
+    )  # fmt: skip
+    for deployed in deployments:
+        made.add_row(
+            deployed.name,
+            deployed.model.architecture,
+            human_count(deployed.model.parameters),
+            human_bytes(deployed.model.weight_bytes),
+            str(deployed.context_tokens_max or "-"),
+            str(deployed.slots),
+            human_seconds(deployed.keep_alive_s),
+            _instances(deployed),
+            f"{human_age(deployed.created_at)} ago",
+        )
+    out().print(made)
+
+
+def rm(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="What to remove.")],
+    *,
+    keep_files: Annotated[
+        bool, typer.Option("--keep-files", help="Keep the model's files in the store.")
+    ] = False,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove deployments; answers under way end well first.
+
+    For example:
+
+      brisk rm tiny
+
+      brisk rm tiny --keep-files
+    """
+    with Client(endpoint) as client:
+        for name in names:
+            client.delete(name, keep_files=keep_files)
+            if not as_json:
+                out().print(f"[bold]{name}[/] is removed")
+    if as_json:
+        print_json({"removed": names})
+
+
+def _instances(deployed: Deployment) -> str:
+    if deployed.instances_loading:
+        return f"{deployed.instances_ready} ready, {deployed.instances_loading} loading"
+    return f"{deployed.instances_ready} ready" if deployed.instances_ready else "at zero"
+
+
+@contextmanager
+def _import_bar() -> Iterator[Callable[[ImportProgress], None]]:
+    """Show a bar on a terminal, and nothing elsewhere."""
+    console = err()
+    progress = Progress(
+        TextColumn("importing {task.fields[file]}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task("import", total=None, file="", visible=False)
+
+        def show(event: ImportProgress) -> None:
+            progress.update(
+                task,
+                completed=event.bytes_done,
+                total=event.bytes_total or None,
+                file=event.file,
+                visible=True,
+            )
+
+        yield show
