@@ -1,0 +1,53 @@
+"""How a folder is refused: always with the file at fault and the reason, never with a path."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from services.common.errors import InvalidArgumentError, Reason
+from services.common.names import shorten
+
+_NOT_A_FILE: Final = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", re.ASCII)  # needs no quotes
+
+
+class MalformedError(ValueError):
+    """A file's content is not what we accept. The message says why and may be shown to a caller."""
+
+
+def invalid_model(file: str, problem: str) -> InvalidArgumentError:
+    """Return the error that says what is wrong with `file`, a name relative to its folder.
+
+    An empty `file` stands for the folder itself. `problem` must already be safe to show.
+    """
+    shown = file if _PLAIN.fullmatch(file) else shorten(file)
+    return InvalidArgumentError(
+        f"{shown if file else 'the folder'} {problem}",
+        reason=Reason.INVALID_MODEL,
+        metadata={"file": shown} if file else None,
+    )
+
+
+@contextmanager
+def blaming(file: str) -> Iterator[None]:
+    """Turn what goes wrong with `file` inside the block into invalid_model.
+
+    That is its content (MalformedError) and the system's refusal to read it. An OSError that
+    speaks of the machine rather than of the file rises as it is.
+    """
+    try:
+        yield
+    except MalformedError as error:
+        raise invalid_model(file, str(error)) from error
+    except FileNotFoundError as error:
+        raise invalid_model(file, "vanished, or is a symbolic link to nothing") from error
+    except PermissionError as error:
+        raise invalid_model(file, "must not be read by the store manager") from error
+    except OSError as error:
+        if error.errno not in _NOT_A_FILE:
+            raise
+        raise invalid_model(file, "is no regular file, nor a link to one") from error
