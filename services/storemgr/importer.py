@@ -1,0 +1,212 @@
+"""Bring a checkpoint into the store: look, stage, verify, publish.
+
+The source may be anything and may change while it is read, so nothing that was seen there counts:
+the files are brought into a staging folder first, and what lies there is checked and described.
+Large files become hard links where the file system allows, which costs no room; a file that is
+edited by hand (a config, a template) is always copied. Everything here blocks, on one thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from services.common.clock import wall_clock
+from services.common.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    Reason,
+    ResourceExhaustedError,
+)
+from services.storemgr.checkpoint import inspect
+from services.storemgr.facts import ModelFacts
+from services.storemgr.folder import FileKind, ModelFile, survey
+from services.storemgr.manifest import Manifest, StoredFile, revision_of
+from services.storemgr.ports import Disk, Job, JobStoppedError, Progress
+from services.storemgr.refusal import MalformedError, blaming
+from services.storemgr.source import Source
+from services.storemgr.store import Store, identity, make_durable
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINK: Final = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
+_NO_PATH: Final = (errno.ELOOP, errno.ENAMETOOLONG)
+_SPARE_BYTES: Final = 1 << 20  # for folders and the manifest
+_TICK: Final = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOrder:
+    """What to import."""
+
+    source: Source
+    after: datetime | None  # when this name was imported last; this import counts as later
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportProgress:
+    """How far an import has come."""
+
+    bytes_done: int
+    bytes_total: int
+    file: str  # being worked on; empty before the first and after the last
+
+
+Report = Callable[[ImportProgress], None]
+
+
+class Importer:
+    """Imports one checkpoint at a time per call; calls for different names may run side by side."""
+
+    def __init__(self, store: Store, disk: Disk, *, hard_links: bool) -> None:
+        self._store = store
+        self._disk = disk
+        self._hard_links = hard_links
+
+    def run(self, order: ImportOrder, job: Job, report: Report) -> Manifest:
+        """Carry out `order` and return what the store then holds.
+
+        Equal content that is stored already is kept and becomes the latest import. Raises
+        InvalidArgumentError (INVALID_MODEL), NotFoundError (SOURCE_NOT_FOUND),
+        ResourceExhaustedError (DISK_FULL), OSError, and JobStoppedError once `job` is stopped;
+        whatever it raises, the store is as it was.
+        """
+        files = _survey(order.source.folder)
+        inspect(files)  # refuse what is plainly wrong before any of it is moved
+        self._check_room(files)
+        try:
+            with self._store.staging() as staging:
+                return self._stage_and_publish(staging, files, order, job, report)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise self._disk_full(sum(file.size_bytes for file in files)) from error
+
+    def _stage_and_publish(
+        self,
+        staging: Path,
+        files: Sequence[ModelFile],
+        order: ImportOrder,
+        job: Job,
+        report: Report,
+    ) -> Manifest:
+        stored = self._stage(staging, files, job, report)
+        facts = inspect([replace(file, path=staging / file.name) for file in files])
+        manifest = _manifest(order, facts, stored)
+        present = self._store.whole(manifest.ref)
+        if job.is_stopped:  # the last chance: from here on it happens
+            raise JobStoppedError
+        if present is not None:
+            manifest = replace(present, imported_at=manifest.imported_at)
+            self._store.restate(manifest)
+        else:
+            self._store.publish(staging, manifest)
+        return manifest
+
+    def _stage(
+        self, staging: Path, files: Sequence[ModelFile], job: Job, report: Report
+    ) -> tuple[StoredFile, ...]:
+        """Bring all files into `staging`, durably, and return their checksums."""
+        total = sum(file.size_bytes for file in files)
+        done = 0
+        stored: list[StoredFile] = []
+        for file in files:
+            base = done
+
+            def progress(file_done: int, *, base: int = base, name: str = file.name) -> None:
+                report(ImportProgress(bytes_done=base + file_done, bytes_total=total, file=name))
+
+            progress(0)
+            with blaming(file.name):
+                stored.append(self._bring(file, staging / file.name, job, progress))
+            done += file.size_bytes
+        report(ImportProgress(bytes_done=total, bytes_total=total, file=""))
+        return tuple(stored)
+
+    def _bring(self, file: ModelFile, target: Path, job: Job, progress: Progress) -> StoredFile:
+        before = identity(file.path)
+        if file.kind is FileKind.WEIGHTS and self._hard_links and _link(file.path, target):
+            checksums = job.checksum(target, progress)
+            make_durable(target)
+            after = identity(target)
+        else:
+            checksums = job.copy(file.path, target, progress)
+            after = identity(file.path)
+        size, modified_ns = identity(target)
+        if before != after or size != file.size_bytes:
+            raise MalformedError("changed while it was imported")
+        return StoredFile(
+            name=file.name,
+            kind=file.kind,
+            size_bytes=size,
+            modified_ns=modified_ns,
+            checksums=checksums,
+        )
+
+    def _check_room(self, files: Sequence[ModelFile]) -> None:
+        """Refuse before copying what cannot fit. Files that will be linked take no room."""
+        device = self._store.root.stat().st_dev
+        needed = sum(
+            file.size_bytes
+            for file in files
+            if not (self._hard_links and file.kind is FileKind.WEIGHTS and file.device == device)
+        )
+        if needed + _SPARE_BYTES > self._disk.free_bytes(self._store.root):
+            raise self._disk_full(needed)
+
+    def _disk_full(self, needed_bytes: int) -> ResourceExhaustedError:
+        available_bytes = self._disk.free_bytes(self._store.root)
+        return ResourceExhaustedError(
+            f"the store's disk is full: the model needs {needed_bytes} bytes, "
+            f"{available_bytes} are available",
+            reason=Reason.DISK_FULL,
+            metadata={
+                "needed_bytes": str(needed_bytes),
+                "available_bytes": str(available_bytes),
+            },
+        )
+
+
+def _survey(folder: Path) -> tuple[ModelFile, ...]:
+    try:
+        return survey(folder)
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            "there is no folder at source_path", reason=Reason.SOURCE_NOT_FOUND
+        ) from error
+    except NotADirectoryError as error:
+        raise InvalidArgumentError("source_path is not a folder") from error
+    except PermissionError as error:
+        raise InvalidArgumentError("the store manager must not read source_path") from error
+    except OSError as error:
+        if error.errno not in _NO_PATH:
+            raise
+        raise InvalidArgumentError("source_path leads nowhere") from error
+
+
+def _link(path: Path, target: Path) -> bool:
+    """Make `target` another name of the file, or return False where that cannot be."""
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        return False
+    return True
+
+
+def _manifest(order: ImportOrder, facts: ModelFacts, stored: tuple[StoredFile, ...]) -> Manifest:
+    now = wall_clock()
+    if order.after is not None and now <= order.after:  # the clock was set back
+        now = order.after + _TICK
+    return Manifest(
+        name=order.source.name,
+        revision=revision_of(stored),
+        imported_at=now,
+        facts=facts,
+        files=stored,
+    )
