@@ -1,0 +1,121 @@
+"""The store manager's process: `python -m services.storemgr`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+
+from brisk.storage.v1 import storage_service_pb2_grpc
+
+from services.common.clock import wall_clock
+from services.common.errors import ConfigError
+from services.common.keys import ServiceKind
+from services.common.lifecycle import Ready, run_service, serve
+from services.common.log import get_logger
+from services.common.metrics import start_metrics
+from services.common.names import new_id
+from services.common.redis_client import connect_or_refuse
+from services.common.registry import Registration, ServiceFacts
+from services.common.server import INTERNAL_LIMITS, create_server
+from services.storemgr.adapters import NativeDisk, probe_loader
+from services.storemgr.catalog import Catalog
+from services.storemgr.config import StoremgrConfig
+from services.storemgr.importer import Importer
+from services.storemgr.library import Library, LibraryLimits, Threads
+from services.storemgr.metrics import LOADER, UNUSABLE
+from services.storemgr.service import ENDLESS_METHODS, SERVICE_NAME, StorageServicer
+from services.storemgr.store import Store, StoreTakenError
+
+log = get_logger("services.storemgr")
+
+
+async def main(config: StoremgrConfig) -> None:
+    """Run until told to stop. Raises ConfigError if the store or a port cannot be had."""
+    async with AsyncExitStack() as stack:
+        redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
+        stack.push_async_callback(redis.aclose)
+        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        stack.callback(metrics.close)
+        server = create_server(
+            config.listen,
+            limits=INTERNAL_LIMITS,
+            reflection=config.reflection,
+            service_names=(SERVICE_NAME,),
+            endless_methods=ENDLESS_METHODS,
+            setting=config.setting("listen"),
+        )
+        library = await _open_library(config, stack)
+        storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
+            StorageServicer(library, node_id=config.node_id), server.server
+        )
+        service_id = new_id("storemgr")
+        facts = ServiceFacts(
+            kind=ServiceKind.STOREMGR,
+            service_id=service_id,
+            node_id=config.node_id,
+            address=server.address,
+            metrics_address=metrics.address,
+            started_at=wall_clock(),
+        )
+        await serve(
+            server,
+            Registration(redis, facts).run(),
+            announce_s=config.announce_s,
+            drain_s=config.drain_s,
+            ready=Ready(
+                path=config.ready_file,
+                service=config.service,
+                service_id=service_id,
+                metrics_address=metrics.address,
+            ),
+        )
+
+
+async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Library:
+    threads = Threads(
+        imports=stack.enter_context(ThreadPoolExecutor(config.import_threads, "storemgr-import")),
+        files=stack.enter_context(ThreadPoolExecutor(config.file_threads, "storemgr-files")),
+    )
+    store, catalog = await asyncio.to_thread(_open_store, config)
+    stack.callback(store.close)
+    disk = NativeDisk()
+    library = Library(
+        store,
+        disk,
+        Importer(store, disk, hard_links=config.hard_links),
+        catalog,
+        threads=threads,
+        limits=LibraryLimits(imports_max=config.imports_max, leases_max=config.leases_max),
+    )
+    stack.push_async_callback(library.close)
+    return library
+
+
+def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog]:
+    setting = config.setting("data_dir")
+    try:
+        store = Store(config.data_dir)
+        swept = store.sweep()
+        loader = probe_loader(store.root)
+        found = store.scan()
+    except StoreTakenError as error:
+        raise ConfigError(setting, "another store manager uses this folder") from error
+    except OSError as error:
+        raise ConfigError(setting, f"cannot be used: {error.strerror}") from error
+    UNUSABLE.set(found.unusable)
+    LOADER.labels(loader.implementation, str(loader.direct_io).lower()).set(1)
+    log.info(
+        "store opened",
+        models=len(found.manifests),
+        unusable=found.unusable,
+        leftovers_removed=swept,
+        loader=loader.implementation,
+        direct_io=loader.direct_io,
+    )
+    return store, Catalog(found.manifests)
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(StoremgrConfig, main))

@@ -1,0 +1,92 @@
+"""The disk, through the native loader."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import brisk_native
+
+from services.storemgr.manifest import CHUNK_BYTES
+from services.storemgr.ports import Job, JobStoppedError, Progress
+from services.storemgr.refusal import MalformedError
+
+_PROBE_BYTES: Final = 64 * 1024
+
+if brisk_native.CHUNK_BYTES != CHUNK_BYTES:
+    raise ImportError("brisk_native cuts files into other chunks than the store's manifests")
+
+
+class NativeDisk:
+    """Implements ports.Disk."""
+
+    def new_job(self) -> Job:
+        """Return a job that has not begun."""
+        return NativeJob()
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return the bytes that unprivileged users can still write under `folder`."""
+        status = os.statvfs(folder)
+        return status.f_bavail * status.f_frsize
+
+
+class NativeJob:
+    """Implements ports.Job."""
+
+    def __init__(self) -> None:
+        self._token = brisk_native.CancelToken()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._token.cancelled
+
+    def stop(self) -> None:
+        """End the work within one chunk."""
+        self._token.cancel()
+
+    def checksum(self, path: Path, progress: Progress) -> tuple[int, ...]:
+        """Return the CRC-32C of each chunk of `path`; see ports.Job."""
+        with _our_errors():
+            return tuple(brisk_native.checksum_file(path, progress=progress, cancel=self._token))
+
+    def copy(self, source: Path, target: Path, progress: Progress) -> tuple[int, ...]:
+        """Copy `source` to the new file `target`; see ports.Job."""
+        with _our_errors():
+            return tuple(
+                brisk_native.copy_file(source, target, progress=progress, cancel=self._token)
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """Which loader reads the store, and how."""
+
+    implementation: str  # "native" or "python"
+    direct_io: bool  # past the page cache
+
+
+def probe_loader(folder: Path) -> Loader:
+    """Read a small file under `folder` and return how that went. Raises OSError."""
+    path = folder / f"probe-{secrets.token_hex(8)}"
+    try:
+        path.write_bytes(bytes(_PROBE_BYTES))
+        _, result = brisk_native.read_file(path)
+    finally:
+        path.unlink(missing_ok=True)
+    return Loader(implementation=brisk_native.IMPLEMENTATION, direct_io=result.direct)
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except brisk_native.ReadCancelledError as error:
+        raise JobStoppedError from error
+    except brisk_native.ShortReadError as error:
+        raise MalformedError("shrank while it was read") from error

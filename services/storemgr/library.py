@@ -1,0 +1,236 @@
+"""The node's models: what is stored, who uses it, what is on its way in or out.
+
+The event loop owns the catalog and the leases; threads do the file work. Whatever changes a
+model's folder holds the lock of its name, so that an import and a deletion never meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.common.errors import InvalidArgumentError, Reason, UnavailableError
+from services.common.limits import AdmissionGate
+from services.common.log import get_logger
+from services.common.model import ModelRef
+from services.common.names import new_id, parse_id
+from services.storemgr.catalog import Catalog
+from services.storemgr.import_run import ImportRun
+from services.storemgr.importer import Importer, ImportOrder, ImportProgress
+from services.storemgr.leases import Lease, LeaseBook
+from services.storemgr.manifest import Manifest, StoredFile, is_revision
+from services.storemgr.metrics import FREE_BYTES, LEASES, MODELS, STORED_BYTES
+from services.storemgr.named_locks import NamedLocks
+from services.storemgr.ports import Disk, JobStoppedError
+from services.storemgr.source import Source
+from services.storemgr.store import Store
+from services.storemgr.threads import begin, finish
+from services.storemgr.verification import verify
+
+log = get_logger(__name__)
+
+_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryLimits:
+    """What the library takes on at once."""
+
+    imports_max: int  # running and waiting
+    leases_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """Where blocking work runs."""
+
+    imports: Executor  # whole imports
+    files: Executor  # everything short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A lease and where its model is."""
+
+    lease_id: str
+    folder: Path
+    manifest: Manifest
+    released: asyncio.Event  # set by Library.release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A stored model and its use."""
+
+    manifest: Manifest
+    leases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """The store's state."""
+
+    models: tuple[Holding, ...]  # sorted by name, then by time of import
+    free_bytes: int
+
+
+class Library:
+    """All that the node's store manager does, without the wire."""
+
+    def __init__(
+        self,
+        store: Store,
+        disk: Disk,
+        importer: Importer,
+        catalog: Catalog,
+        *,
+        threads: Threads,
+        limits: LibraryLimits,
+    ) -> None:
+        self._store = store
+        self._disk = disk
+        self._importer = importer
+        self._catalog = catalog
+        self._threads = threads
+        self._gate = AdmissionGate(limits.imports_max, what="imports")
+        self._leases = LeaseBook(leases_max=limits.leases_max)
+        self._released: dict[str, asyncio.Event] = {}
+        self._names = NamedLocks()
+        self._runs: set[ImportRun] = set()
+        self._show_catalog()
+
+    async def import_model(self, source: Source) -> AsyncGenerator[ImportProgress | Manifest]:
+        """Import `source`; yield how far it is and, as the last, what is stored then.
+
+        Raises what Importer.run raises, and ResourceExhaustedError (QUEUE_FULL). Closing this
+        stops the import and returns when nothing is left of it.
+        """
+        with self._gate.enter(retry_after_s=_RETRY_S):
+            async with self._names.hold(source.name):
+                run = self._start(source)
+                try:
+                    async with aclosing(run.progress()) as news:
+                        async for progress in news:
+                            yield progress
+                    manifest = await run.result()
+                except JobStoppedError as error:  # by `close`: nobody else is there to stop it
+                    raise UnavailableError(
+                        "shutting down", reason=Reason.SHUTTING_DOWN, retry_after_s=_RETRY_S
+                    ) from error
+                finally:
+                    await run.stop()
+                    self._runs.discard(run)
+            yield manifest
+
+    async def delete(self, ref: ModelRef) -> None:
+        """Remove a model's files; fine if there are none.
+
+        Raises FailedPreconditionError (MODEL_LEASED). Cancelling does not stop it half-way.
+        """
+        if not is_revision(ref.revision):
+            raise InvalidArgumentError("the revision to delete must be set: 16 hexadecimal digits")
+        async with self._names.hold(ref.name):
+            self._leases.check_free(ref)
+            known = self._catalog.remove(ref)  # from here on nobody can lease it
+            try:
+                await finish(begin(self._threads.files, self._store.remove, ref))
+            except OSError:
+                if known is not None:
+                    self._catalog.put(known)
+                raise
+            finally:
+                self._show_catalog()
+        if known is not None:
+            log.info("model deleted", model=ref.name, revision=ref.revision)
+
+    @asynccontextmanager
+    async def lease(self, ref: ModelRef, holder: str) -> AsyncIterator[Grant]:
+        """Hold a lease for the block; an empty revision stands for the latest import.
+
+        Raises NotFoundError (MODEL_NOT_FOUND), ResourceExhaustedError (QUEUE_FULL) and
+        DataLossError (CHECKSUM_MISMATCH) if the files are not what was stored.
+        """
+        holder = parse_id(holder, what="holder") if holder else "unknown"
+        manifest = self._catalog.find(ref)
+        lease = Lease(lease_id=new_id("lease"), ref=manifest.ref, holder=holder)
+        self._leases.grant(lease)
+        released = self._released[lease.lease_id] = asyncio.Event()
+        LEASES.set(len(self._leases))
+        log.info("lease granted", model=ref.name, holder=holder, lease=lease.lease_id)
+        try:
+            yield Grant(
+                lease_id=lease.lease_id,
+                folder=self._store.folder_of(lease.ref),
+                manifest=await self._unchanged(manifest),
+                released=released,
+            )
+        finally:
+            self.release(lease.lease_id)
+
+    def release(self, lease_id: str) -> None:
+        """End a lease; fine if it is not held."""
+        if (lease := self._leases.end(lease_id)) is None:
+            return
+        self._released.pop(lease_id).set()
+        LEASES.set(len(self._leases))
+        log.info("lease ended", model=lease.ref.name, holder=lease.holder, lease=lease_id)
+
+    async def describe(self) -> Description:
+        """Return what is stored and the room left. Raises OSError."""
+        looking = begin(self._threads.files, self._disk.free_bytes, self._store.root)
+        free_bytes = await finish(looking)
+        FREE_BYTES.set(free_bytes)
+        return Description(
+            models=tuple(
+                Holding(manifest=manifest, leases=self._leases.count(manifest.ref))
+                for manifest in self._catalog.all()
+            ),
+            free_bytes=free_bytes,
+        )
+
+    async def close(self) -> None:
+        """Stop the imports that still run; returns when nothing is left of them."""
+        await asyncio.gather(*(run.stop() for run in self._runs))
+
+    def _start(self, source: Source) -> ImportRun:
+        run = ImportRun(
+            self._importer,
+            ImportOrder(source=source, after=self._catalog.imported_last_at(source.name)),
+            self._disk.new_job(),
+            threads=self._threads.imports,
+            on_stored=self._put,
+        )
+        self._runs.add(run)
+        return run
+
+    async def _unchanged(self, leased: Manifest) -> Manifest:
+        """Return the manifest of a leased model once its files are known to be as they were."""
+        if not await self._changed_files(leased):
+            return leased
+        async with self._names.hold(leased.name):
+            manifest = self._catalog.find(leased.ref)
+            changed = await self._changed_files(manifest)
+            names = [file.name for file in changed]
+            log.warning("stored files were touched, verifying", model=leased.name, files=names)
+            job = self._disk.new_job()
+            verifying = begin(self._threads.files, verify, self._store, manifest, changed, job)
+            verified = await finish(verifying, stop=job.stop)
+            self._put(verified)
+        return verified
+
+    async def _changed_files(self, manifest: Manifest) -> tuple[StoredFile, ...]:
+        return await finish(begin(self._threads.files, self._store.changed_files, manifest))
+
+    def _put(self, manifest: Manifest) -> None:
+        self._catalog.put(manifest)
+        self._show_catalog()
+
+    def _show_catalog(self) -> None:
+        manifests = self._catalog.all()
+        MODELS.set(len(manifests))
+        STORED_BYTES.set(sum(manifest.file_bytes for manifest in manifests))
