@@ -1,0 +1,138 @@
+"""`python -m services.worker`: read the settings, wire the parts, serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+from brisk.worker.v1 import worker_service_pb2_grpc
+
+from services.common.channel import ChannelPool
+from services.common.clock import wall_clock
+from services.common.keys import ServiceKind
+from services.common.leader import LeaderLocator
+from services.common.lifecycle import Ready, run_service, serve
+from services.common.metrics import start_metrics
+from services.common.names import new_id
+from services.common.redis_client import connect_or_refuse
+from services.common.registry import Registration, Registry, ServiceFacts
+from services.common.server import INTERNAL_LIMITS, create_server
+from services.worker.adapters import NodeStore, SchedulerReports
+from services.worker.config import WorkerConfig
+from services.worker.engine import DeviceEngine
+from services.worker.instances import Instances
+from services.worker.ports import ModelStarter, ModelStore
+from services.worker.reports import Identity, StateSource, report_forever
+from services.worker.residency import Ledger
+from services.worker.service import SERVICE_NAME, WorkerServicer
+
+START_THREADS: Final = 4  # each load uses two at a time
+TEXT_THREADS: Final = 2
+ENGINE_END_S_MAX: Final = 10.0  # a step under way cannot be interrupted
+CUT_OFF_SHARE: Final = 0.9  # of the drain; the rest lets the last answers leave
+
+MakeStarter = Callable[[ModelStore, Executor], ModelStarter]
+
+
+async def main(config: WorkerConfig) -> None:
+    """Serve until told to stop."""
+    worker_id = new_id("worker")
+    async with AsyncExitStack() as stack:
+        redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
+        stack.push_async_callback(redis.aclose)
+        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        stack.callback(metrics.close)
+        server = create_server(
+            config.listen,
+            limits=INTERNAL_LIMITS,
+            reflection=config.reflection,
+            service_names=(SERVICE_NAME,),
+            setting=config.setting("listen"),
+        )
+        make_starter = await asyncio.to_thread(warm_up, config.threads)
+        channels = ChannelPool()
+        stack.push_async_callback(channels.close)
+        store = NodeStore(Registry(redis), channels, node_id=config.node_id, holder=worker_id)
+        instances = Instances(
+            ledger=Ledger(config.budgets),
+            engines=start_engines(config.budgets, stack),
+            starter=make_starter(store, stack_executor(stack, START_THREADS, "start")),
+            text_executor=stack_executor(stack, TEXT_THREADS, "text"),
+            waiting_max=config.waiting_max,
+        )
+        stack.push_async_callback(instances.close)
+        source = StateSource(
+            Identity(worker_id=worker_id, node_id=config.node_id, address=server.address),
+            instances,
+        )
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
+            WorkerServicer(instances, source), server.server
+        )
+        facts = ServiceFacts(
+            kind=ServiceKind.WORKER,
+            service_id=worker_id,
+            node_id=config.node_id,
+            address=server.address,
+            metrics_address=metrics.address,
+            started_at=wall_clock(),
+        )
+        leader = SchedulerReports(LeaderLocator(redis), channels)
+        await serve(
+            server,
+            Registration(redis, facts).run(),
+            report_forever(source, instances.changed, leader),
+            announce_s=config.announce_s,
+            drain_s=config.drain_s,
+            before_drain=partial(
+                instances.drain, config.announce_s + config.drain_s * CUT_OFF_SHARE
+            ),
+            ready=Ready(
+                path=config.ready_file,
+                service=config.service,
+                service_id=worker_id,
+                metrics_address=metrics.address,
+            ),
+        )
+
+
+def warm_up(threads: int) -> MakeStarter:
+    """Import torch and transformers and return what needs them. Blocks for seconds.
+
+    Sets the environment that they read when imported: nothing is ever fetched from a hub.
+    """
+    os.environ.update(
+        {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    )
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Not at the top: a refused setting should be told at once, not after these imports.
+    from services.worker.preload import preload  # noqa: PLC0415
+    from services.worker.start import Starter  # noqa: PLC0415
+
+    preload(threads)
+    return Starter
+
+
+def start_engines(budgets: Mapping[str, int], stack: AsyncExitStack) -> dict[str, DeviceEngine]:
+    """Return a running engine for each device; the stack ends them."""
+    engines = {device_id: DeviceEngine(device_id) for device_id in budgets}
+    for engine in engines.values():
+        engine.start()
+        stack.callback(engine.close, ENGINE_END_S_MAX)
+    return engines
+
+
+def stack_executor(stack: AsyncExitStack, threads: int, name: str) -> ThreadPoolExecutor:
+    """Return an executor that the stack shuts down."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+    return executor
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(WorkerConfig, main))

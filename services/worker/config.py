@@ -1,0 +1,84 @@
+"""What a worker can be told: `BRISK_WORKER_<FIELD>`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar, Final
+
+from pydantic import AfterValidator, Field
+
+from services.common.config import ServiceConfig
+from services.common.names import shorten
+
+_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_DEVICE: Final = re.compile(r"(cpu:\d{1,3})=(\d{1,18})(|KiB|MiB|GiB|TiB)", re.ASCII)
+_DEVICES_MAX: Final = 16
+_DEFAULT_DEVICE: Final = "cpu:0"
+_DEFAULT_SHARE: Final = 0.6  # of the memory that this process may use
+_CGROUP_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def parse_devices(text: str) -> dict[str, int]:
+    """Return the memory budget of each device of "cpu:0=2GiB,cpu:1=512MiB". Raises ValueError."""
+    budgets: dict[str, int] = {}
+    for part in text.split(","):
+        match = _DEVICE.fullmatch(part)
+        if match is None:
+            raise ValueError(
+                f"must be like cpu:0=2GiB,cpu:1=512MiB (units {', '.join(filter(None, _UNITS))} "
+                f"or none): {shorten(part)} is not"
+            )
+        device, number, unit = match.groups()
+        if device in budgets:
+            raise ValueError(f"names {device} twice")
+        budgets[device] = int(number) * _UNITS[unit]
+        if budgets[device] < 1:
+            raise ValueError(f"gives {device} no memory")
+    if len(budgets) > _DEVICES_MAX:
+        raise ValueError(f"must have at most {_DEVICES_MAX} devices")
+    return budgets
+
+
+def _checked_devices(text: str) -> str:
+    parse_devices(text)
+    return text
+
+
+def default_devices() -> str:
+    """Return one CPU device with 60 % of the memory that this process may use."""
+    return f"{_DEFAULT_DEVICE}={int(memory_limit_bytes() * _DEFAULT_SHARE)}"
+
+
+def memory_limit_bytes(limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:
+    """Return the host's memory, or what the control group allows of it if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in limits:
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():  # "max" where there is no limit
+            total = min(total, int(text))
+    return total
+
+
+class WorkerConfig(ServiceConfig):
+    """Settings of one worker."""
+
+    service: ClassVar[str] = "worker"
+
+    devices: Annotated[str, AfterValidator(_checked_devices)] = Field(
+        default_factory=default_devices
+    )
+    threads: int = Field(default=1, ge=1, le=256)  # of one forward pass; more only on idle cores
+    waiting_max: int = Field(default=64, ge=1, le=10_000)  # sequences that wait per instance
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """The devices' memory budgets in bytes, in the order declared."""
+        return parse_devices(self.devices)

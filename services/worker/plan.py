@@ -1,0 +1,59 @@
+"""How long a sequence may become on an instance: pure.
+
+A sequence ends at the instance's context limit at the latest. `max_tokens` above what the context
+leaves is not an error, whether the caller set it or not: the sequence then ends with LENGTH at the
+limit, as OpenAI-compatible servers do. A prompt that leaves no room for a single token is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.common.errors import InvalidArgumentError, Reason
+from services.common.sampling import MAX_TOKENS_DEFAULT, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """What an instance's model and its order allow."""
+
+    vocabulary: int
+    context_tokens_max: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one sequence may use."""
+
+    max_tokens: int
+    kv_bytes: int
+
+
+def plan_sequence(prompt: tuple[int, ...], sampling: Sampling, limits: TokenLimits) -> Plan:
+    """Return the plan for continuing `prompt`.
+
+    Raises InvalidArgumentError, with limit and given value: an empty prompt, a token outside the
+    vocabulary, a prompt that fills the context (PROMPT_TOO_LONG).
+    """
+    if not prompt:
+        raise InvalidArgumentError("prompt must have at least 1 token. Given: 0")
+    if (largest := max(prompt)) >= limits.vocabulary:
+        raise InvalidArgumentError(
+            f"each token id must be below {limits.vocabulary}. Given: {largest}"
+        )
+    left = limits.context_tokens_max - len(prompt)
+    if left < 1:
+        raise InvalidArgumentError(
+            f"prompt must have at most {limits.context_tokens_max - 1} tokens, so that one more "
+            f"fits into the context of {limits.context_tokens_max}. Given: {len(prompt)}",
+            reason=Reason.PROMPT_TOO_LONG,
+            metadata={
+                "limit": str(limits.context_tokens_max - 1),
+                "given": str(len(prompt)),
+            },
+        )
+    wanted = MAX_TOKENS_DEFAULT if sampling.max_tokens is None else sampling.max_tokens
+    max_tokens = min(wanted, left)
+    tokens = len(prompt) + max_tokens
+    return Plan(max_tokens=max_tokens, kv_bytes=tokens * limits.kv_bytes_per_token)

@@ -1,0 +1,169 @@
+"""What the worker's domain needs from outside, and the interfaces between its own threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from services.common.errors import BriskError
+from services.common.model import ModelInfo, ModelRef, StartProgress, StartReport, Tier
+from services.common.placement import WorkerState
+from services.common.prompt import Prompt
+from services.common.sampling import Sampling
+from services.worker.plan import TokenLimits
+from services.worker.sampler import Logits
+from services.worker.text import Continuation, Decoded
+
+
+class Strand(Protocol):
+    """One sequence's place in a model: its key/value cache. Dropping it frees the cache."""
+
+    def step(self, token_ids: Sequence[int]) -> Logits:
+        """Let the model see `token_ids`; return the logits of what follows. Blocks."""
+
+
+class Decoder(Protocol):
+    """A resident model, used by its device's thread only. Dropping it frees the weights."""
+
+    def open(self) -> Strand:
+        """Return the place of a new sequence: no token seen yet."""
+
+
+class TokenSink(Protocol):
+    """Where a sequence's tokens go. Called from a device's thread; never blocks."""
+
+    def has_room(self) -> bool:
+        """Return whether to go on; once there is room again, the engine is woken."""
+
+    def put(self, decoded: Decoded) -> None:
+        """Hand on a token."""
+
+    def end(self, error: BriskError | None) -> None:
+        """Say that nothing more comes and that all the sequence held is freed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One admitted sequence. Nothing unvalidated ever becomes a Job."""
+
+    ticket: str  # unique on this worker
+    request_id: str
+    instance_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling  # with a seed unless greedy
+    continuation: Continuation  # the device's thread owns it from `add` on
+    sink: TokenSink
+
+
+class Engine(Protocol):
+    """Decodes sequences on one device. Every method returns at once, from any thread."""
+
+    def load(self, instance_id: str, decoder: Decoder) -> None:
+        """Make a model ready for sequences. The engine holds the only lasting reference."""
+
+    def unload(self, instance_id: str, done: Callable[[], None]) -> None:
+        """Drop a model, end what sequences it has, and call `done` from the device's thread."""
+
+    def add(self, job: Job) -> None:
+        """Decode a sequence until it ends; its sink hears `end` exactly once."""
+
+    def cancel(self, ticket: str, error: BriskError | None = None) -> None:
+        """End a sequence within one decode step; unknown tickets are ignored."""
+
+    def wake(self) -> None:
+        """Look again at sequences whose sink had no room."""
+
+
+class TextCodec(Protocol):
+    """A model's tokenizer. Safe to use from several threads."""
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return a prompt's token ids. Blocks for up to a second on a long text.
+
+        Raises InvalidArgumentError: NO_CHAT_TEMPLATE, TEMPLATE_FAILED.
+        """
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of some tokens, special ones left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A model's files, kept in place for as long as the lease is held."""
+
+    lease_id: str
+    folder: Path
+    weight_files: tuple[str, ...]
+    info: ModelInfo
+    tier: Tier
+
+
+class ModelStore(Protocol):
+    """The node's store manager."""
+
+    def lease(self, model: ModelRef) -> AbstractAsyncContextManager[Lease]:
+        """Hold a lease for the block.
+
+        Raises NotFoundError (MODEL_NOT_FOUND) and UnavailableError (STORE_UNREACHABLE).
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOrder:
+    """What the scheduler wants here."""
+
+    instance_id: str
+    deployment: str
+    model: ModelRef
+    device_id: str
+    slots: int
+    context_tokens_max: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """How a load went."""
+
+    report: StartReport
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A model that can serve."""
+
+    decoder: Decoder  # dropping it frees the weights
+    codec: TextCodec | None  # None: the model has no tokenizer
+    limits: TokenLimits
+    eos_token_ids: frozenset[int]
+    kv_bytes: int  # what the order's memory leaves for keys and values
+    loaded: Loaded
+
+
+class ModelStarter(Protocol):
+    """Makes models ready to serve."""
+
+    async def check(self, model: ModelRef) -> None:
+        """Return if the model could be started, without reading its weights.
+
+        Raises what `start` raises before it reads.
+        """
+
+    async def start(self, order: LoadOrder, progress: Callable[[StartProgress], None]) -> Started:
+        """Start a model. Cancelling ends it and frees all it took before it returns.
+
+        `progress` is called from any thread. Raises NotFoundError, UnavailableError,
+        InvalidArgumentError (INVALID_MODEL), ResourceExhaustedError (INSUFFICIENT_MEMORY),
+        DataLossError.
+        """
+
+
+class LeaderReports(Protocol):
+    """The leading scheduler, as far as a worker talks to it."""
+
+    async def report(self, state: WorkerState) -> None:
+        """Tell the leader this worker's state. Raises UnavailableError."""

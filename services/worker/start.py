@@ -1,0 +1,228 @@
+"""One cold start: lease the files, read them, build the model around them.
+
+The model's skeleton and tokenizer are made while the bytes are still being read, so that INIT is
+only what remains after LOAD. Whatever ends a start early, an error or its caller, ends the read
+within one chunk; the start is over when nothing of it runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from services.common.clock import monotonic_s
+from services.common.errors import Reason, ResourceExhaustedError
+from services.common.log import get_logger
+from services.common.model import (
+    ModelInfo,
+    ModelRef,
+    PhaseDuration,
+    StartPhase,
+    StartProgress,
+    StartReport,
+    Tier,
+)
+from services.worker import metrics
+from services.worker.checkpoint import Checkpoint, read_checkpoint
+from services.worker.decoder import DecoderFacts, TransformersDecoder, decoder_facts
+from services.worker.loader import LoadedModel, assemble
+from services.worker.plan import TokenLimits
+from services.worker.ports import Loaded, LoadOrder, ModelStore, Started
+from services.worker.skeleton import Skeleton, build_skeleton
+from services.worker.tokenizer import Tokenizer, load_tokenizer
+from services.worker.weights import WeightRead, Weights
+
+log = get_logger(__name__)
+
+Result = TypeVar("Result")
+Other = TypeVar("Other")
+Progress: TypeAlias = Callable[[StartProgress], None]
+
+
+class Starter:
+    """A ModelStarter: starts models from the node's store on an executor's threads."""
+
+    def __init__(self, store: ModelStore, executor: Executor) -> None:
+        self._store = store
+        self._executor = executor
+
+    async def check(self, model: ModelRef) -> None:
+        """Return if the model could be started, without reading its weights.
+
+        Raises what `start` raises before it reads.
+        """
+        async with self._store.lease(model) as lease:
+            checkpoint = await self._run(lambda: read_checkpoint(lease.folder, lease.weight_files))
+            await self._run(lambda: _build(checkpoint))
+
+    async def start(self, order: LoadOrder, progress: Progress) -> Started:
+        """Start a model. Cancelling ends it and frees all it took before it returns.
+
+        Raises NotFoundError, UnavailableError, InvalidArgumentError (INVALID_MODEL),
+        ResourceExhaustedError (INSUFFICIENT_MEMORY), DataLossError.
+        """
+        clock = _Phases()
+        progress(StartProgress(phase=StartPhase.FETCH))
+        async with self._store.lease(order.model) as lease:
+            _refuse_if_too_small(order, lease.info)
+            clock.end(StartPhase.FETCH)
+            checkpoint = await self._run(lambda: read_checkpoint(lease.folder, lease.weight_files))
+            (skeleton, tokenizer), weights = await self._read_and_build(
+                checkpoint, clock, progress, lease.tier
+            )
+            progress(StartProgress(phase=StartPhase.INIT, source=lease.tier))
+            loaded, facts = await self._run(
+                lambda: _assemble(skeleton, checkpoint, weights, lease.folder)
+            )
+            clock.end(StartPhase.INIT)
+        _count(weights, loaded)
+        report = StartReport(cold=True, source=lease.tier, phases=clock.durations())
+        return Started(
+            decoder=TransformersDecoder(loaded.model),
+            codec=tokenizer,
+            limits=_limits(order, lease.info, facts),
+            eos_token_ids=_eos_token_ids(facts, tokenizer),
+            kv_bytes=order.memory_bytes - lease.info.weight_bytes,
+            loaded=Loaded(report=report, bytes_read=weights.bytes_read),
+        )
+
+    async def _read_and_build(
+        self, checkpoint: Checkpoint, clock: _Phases, progress: Progress, tier: Tier
+    ) -> tuple[tuple[Skeleton, Tokenizer | None], Weights]:
+        total = checkpoint.file_bytes
+
+        def on_bytes(done: int) -> None:
+            progress(
+                StartProgress(
+                    phase=StartPhase.LOAD, bytes_done=done, bytes_total=total, source=tier
+                )
+            )
+
+        on_bytes(0)
+        read = WeightRead(checkpoint, on_bytes)
+
+        async def reading() -> Weights:
+            weights = await self._run(read.run, stop=read.give_up)
+            clock.end(StartPhase.LOAD)
+            return weights
+
+        return await _both(self._run(lambda: _build(checkpoint)), reading())
+
+    async def _run(
+        self, call: Callable[[], Result], *, stop: Callable[[], None] | None = None
+    ) -> Result:
+        """Call on a thread, in this task's log context; when cancelled, `stop` it and wait."""
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._executor, contextvars.copy_context().run, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if stop is not None:
+                stop()
+            # Memory may only be given back once the thread is done with it, so a second
+            # cancellation must not cut this wait short. `stop` bounds it.
+            while not future.done():
+                try:
+                    await asyncio.wait((future,))
+                except asyncio.CancelledError:
+                    continue
+            if not future.cancelled():
+                future.exception()  # seen; the cancellation is what counts
+            raise
+
+
+class _Phases:
+    """Times phases that follow one another."""
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[StartPhase, float]] = []
+        self._began_s = monotonic_s()
+
+    def end(self, phase: StartPhase) -> None:
+        self._ends.append((phase, monotonic_s()))
+
+    def durations(self) -> tuple[PhaseDuration, ...]:
+        durations = []
+        began_s = self._began_s
+        for phase, ended_s in self._ends:
+            durations.append(PhaseDuration(phase=phase, duration_s=ended_s - began_s))
+            metrics.LOAD_PHASE.labels(phase.value).observe(ended_s - began_s)
+            began_s = ended_s
+        return tuple(durations)
+
+
+def _build(checkpoint: Checkpoint) -> tuple[Skeleton, Tokenizer | None]:
+    return build_skeleton(checkpoint), load_tokenizer(checkpoint.folder)
+
+
+def _assemble(
+    skeleton: Skeleton, checkpoint: Checkpoint, weights: Weights, folder: Path
+) -> tuple[LoadedModel, DecoderFacts]:
+    loaded = assemble(skeleton, checkpoint, weights.buffers)
+    return loaded, decoder_facts(loaded.model, folder)
+
+
+def _refuse_if_too_small(order: LoadOrder, info: ModelInfo) -> None:
+    """Refuse an order without room for the weights and one token."""
+    needed = info.weight_bytes + max(info.kv_bytes_per_token, 1)
+    if order.memory_bytes < needed:
+        raise ResourceExhaustedError(
+            f"the model needs {needed} bytes, the order reserves {order.memory_bytes}",
+            reason=Reason.INSUFFICIENT_MEMORY,
+            metadata={
+                "needed_bytes": str(needed),
+                "available_bytes": str(order.memory_bytes),
+            },
+        )
+
+
+def _limits(order: LoadOrder, info: ModelInfo, facts: DecoderFacts) -> TokenLimits:
+    context = min(order.context_tokens_max, facts.context_tokens_max or order.context_tokens_max)
+    # What the store says counts first: the scheduler sized the reservation by it.
+    kv_bytes_per_token = info.kv_bytes_per_token or facts.kv_bytes_per_token
+    if not kv_bytes_per_token:
+        log.warning("key/value cache of unknown size, not limited", architecture=info.architecture)
+    return TokenLimits(
+        vocabulary=facts.vocabulary,
+        context_tokens_max=context,
+        kv_bytes_per_token=kv_bytes_per_token,
+    )
+
+
+def _eos_token_ids(facts: DecoderFacts, tokenizer: Tokenizer | None) -> frozenset[int]:
+    if tokenizer is None or tokenizer.eos_token_id is None:
+        return facts.eos_token_ids
+    return facts.eos_token_ids | {tokenizer.eos_token_id}
+
+
+def _count(weights: Weights, loaded: LoadedModel) -> None:
+    metrics.BYTES_READ.inc(weights.bytes_read)
+    metrics.BYTES_COPIED.inc(loaded.copied_bytes)
+    for file in weights.files.values():
+        way = "direct" if file.is_direct else "buffered"
+        pages = "huge" if file.is_huge else "small"
+        metrics.FILES_READ.labels(way, pages).inc()
+
+
+async def _both(
+    first: Coroutine[Any, Any, Result], second: Coroutine[Any, Any, Other]
+) -> tuple[Result, Other]:
+    """Return what both return. When one fails the other is cancelled, and its end awaited.
+
+    A TaskGroup would wrap the error in a group that keeps all it refers to alive.
+    """
+    one, other = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    try:
+        await asyncio.wait((one, other), return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        one.cancel()
+        other.cancel()
+        await asyncio.wait((one, other))
+    for task in (one, other):
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+    return one.result(), other.result()
