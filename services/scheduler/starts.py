@@ -1,0 +1,241 @@
+"""Starts: at most one per deployment, shared by all who wait for it, dropped when nobody does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from services.common.errors import (
+    BriskError,
+    DataLossError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    Reason,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from services.common.model import StartPhase, StartProgress, StartReport
+from services.common.names import near_matches, shorten
+from services.common.placement import InstanceState
+from services.scheduler import actions, leaving
+from services.scheduler.events import AcquireCancelled, AcquireRequested
+from services.scheduler.grants import cold_report, grant, release, warm_report
+from services.scheduler.instance import Instance
+from services.scheduler.state import Start, State, Turn, Waiter
+
+RETRY_AFTER_S: Final = 1.0
+
+
+def acquire(turn: Turn, event: AcquireRequested) -> Start | None:
+    """Grant a ready instance, refuse, or let the request wait; return a start that is new."""
+    state = turn.state
+    if event.request_id in state.waiting_for:
+        return None  # the shell lets no id in twice; the first one keeps its place
+    release(turn, event.request_id)  # a router that comes back gave the last instance up
+    if event.deployment not in state.deployments:
+        error: BriskError = unknown(event.deployment, state.deployments)
+        turn.do(actions.Refuse(request_id=event.request_id, error=error))
+        return None
+    instance = state.ready_instance(event.deployment, event.excluded)
+    if instance is not None:
+        grant(turn, instance, event.request_id, warm_report())
+        return None
+    if len(state.waiting_for) >= state.limits.waiters_max:
+        error = ResourceExhaustedError(
+            f"at most {state.limits.waiters_max} requests wait for an instance at a time",
+            reason=Reason.QUEUE_FULL,
+            retry_after_s=RETRY_AFTER_S,
+        )
+        turn.do(actions.Refuse(request_id=event.request_id, error=error))
+        return None
+    return _join(turn, event)
+
+
+def _join(turn: Turn, event: AcquireRequested) -> Start | None:
+    state = turn.state
+    waiter = Waiter(request_id=event.request_id, excluded=event.excluded, asked_s=turn.now_s)
+    state.waiting_for[event.request_id] = event.deployment
+    if (start := state.starts.get(event.deployment)) is not None:
+        start.waiters[event.request_id] = waiter
+        if start.progress is not None:
+            turn.do(actions.TellProgress(request_ids=(event.request_id,), progress=start.progress))
+        return None
+    start = Start(
+        deployment=event.deployment,
+        arrival=state.next_arrival(),
+        asked_s=turn.now_s,
+        waits_since_s=turn.now_s,
+    )
+    start.waiters[event.request_id] = waiter
+    state.starts[event.deployment] = start
+    state.enqueue(start)
+    return start
+
+
+def cancel(turn: Turn, event: AcquireCancelled) -> None:
+    """Take a request out wherever it is; a start that nobody waits for any more is dropped."""
+    release(turn, event.request_id)
+    deployment = turn.state.waiting_for.pop(event.request_id, None)
+    if deployment is None:
+        return
+    start = turn.state.starts[deployment]
+    del start.waiters[event.request_id]
+    if not start.waiters:
+        drop(turn, start)
+
+
+def serve(turn: Turn, instance: Instance, loaded: StartReport | None = None) -> None:
+    """Grant a ready instance to all who wait for its deployment and do not exclude it."""
+    state = turn.state
+    if (start := state.starts.get(instance.deployment)) is None:
+        return
+    for waiter in tuple(start.waiters.values()):
+        if instance.instance_id in waiter.excluded:
+            continue
+        del start.waiters[waiter.request_id]
+        del state.waiting_for[waiter.request_id]
+        if loaded is None:
+            report = warm_report(turn.now_s - waiter.asked_s)
+        else:
+            report = cold_report(turn, start, waiter, loaded)
+        grant(turn, instance, waiter.request_id, report)
+    if not start.waiters:
+        drop(turn, start)
+
+
+def drop(turn: Turn, start: Start) -> None:
+    """End a start: leave the queue, give its claim up, undo its load."""
+    state = turn.state
+    del state.starts[start.deployment]
+    if start.instance_id is None:
+        state.dequeue(start)
+        unclaim(turn, start)
+        return
+    instance = state.instances[start.instance_id]
+    if instance.state is InstanceState.LOADING:
+        leaving.undo(turn, instance)
+
+
+def refuse_all(turn: Turn, start: Start, error: BriskError) -> None:
+    """Refuse all who wait for a start, and end it."""
+    for request_id in start.waiters:
+        del turn.state.waiting_for[request_id]
+        turn.do(actions.Refuse(request_id=request_id, error=error))
+    start.waiters.clear()
+    drop(turn, start)
+
+
+def start_failed(turn: Turn, start: Start, worker_id: str, error: BriskError) -> None:
+    """After a load failed: try elsewhere if that may help, at most so many times."""
+    limits = turn.state.limits
+    start.instance_id = None
+    turn.state.enqueue(start)
+    if _is_final(error) or start.attempts >= limits.attempts_max:
+        refuse_all(turn, start, _for_callers(error))
+        return
+    start.avoided[worker_id] = None
+    start.retry_s = turn.now_s + limits.backoff_s * 2.0 ** (start.attempts - 1)
+    _wait_again(turn, start)
+
+
+def start_lost(turn: Turn, start: Start) -> None:
+    """After its worker was lost: place a start anew, at most so many times."""
+    start.instance_id = None
+    turn.state.enqueue(start)
+    start.has_lost_worker = True
+    if start.attempts >= turn.state.limits.attempts_max:
+        refuse_all(turn, start, worker_lost(start))
+        return
+    _wait_again(turn, start)
+
+
+def restart(turn: Turn, start: Start) -> None:
+    """Begin a start anew because its deployment has changed or its worker leaves."""
+    if start.instance_id is not None:
+        start.instance_id = None
+        turn.state.enqueue(start)
+    unclaim(turn, start)
+    start.attempts, start.retry_s = 0, 0.0
+    start.avoided.clear()
+    _wait_again(turn, start)
+
+
+def _wait_again(turn: Turn, start: Start) -> None:
+    start.waits_since_s, start.chosen_s = turn.now_s, None
+    turn.is_room_changed = True
+
+
+def unclaim(turn: Turn, start: Start) -> None:
+    """Give the claim of a start up, if it has one; others may have use for it."""
+    if start.claim is not None:
+        turn.state.ledger.unclaim(start.claim, start.deployment)
+        start.claim = None
+        turn.is_room_changed = True
+
+
+def forget_claims(state: State, claimants: Iterable[str]) -> None:
+    """After a device is closed: the claims on it are void."""
+    for deployment in claimants:
+        state.starts[deployment].claim = None
+
+
+def tell(turn: Turn, start: Start, progress: StartProgress) -> None:
+    """Tell all who wait for a start how far it has come, unless they know."""
+    if progress != start.progress:
+        start.progress = progress
+        turn.do(actions.TellProgress(request_ids=tuple(start.waiters), progress=progress))
+
+
+def tell_queued(turn: Turn, start: Start, detail: str) -> None:
+    """Tell all who wait for a start what it waits for."""
+    tell(turn, start, StartProgress(phase=StartPhase.QUEUE, detail=detail))
+
+
+def unknown(name: str, known: Iterable[str]) -> NotFoundError:
+    """Return the refusal for a deployment that does not exist, naming near matches."""
+    near = near_matches(name, known)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return NotFoundError(
+        f"no deployment is named {shorten(name)}{hint}",
+        reason=Reason.MODEL_NOT_FOUND,
+        metadata={"near_matches": ",".join(near)} if near else None,
+    )
+
+
+def worker_lost(start: Start) -> UnavailableError:
+    """Return the refusal for a start whose worker is gone and that has no other place."""
+    return UnavailableError(
+        f"the worker that was loading {start.deployment} is lost",
+        reason=Reason.WORKER_LOST,
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _is_final(error: BriskError) -> bool:
+    """Whether no other worker could do better."""
+    return isinstance(error, InvalidArgumentError | DataLossError)
+
+
+def _for_callers(error: BriskError) -> BriskError:
+    """Return what those who wait hear of a failed load."""
+    match error:
+        case (
+            InvalidArgumentError()
+            | DataLossError()
+            | NotFoundError()
+            | ResourceExhaustedError()
+            | InternalError()
+        ):
+            return error
+        case UnavailableError() if error.retry_after_s is not None:
+            return error
+        case _:
+            return UnavailableError(
+                error.message,
+                reason=Reason.NOT_LEADER
+                if error.reason == Reason.STALE_EPOCH
+                else (error.reason if isinstance(error, UnavailableError) else Reason.WORKER_LOST),
+                retry_after_s=RETRY_AFTER_S,
+                metadata=error.metadata,
+            )

@@ -1,0 +1,179 @@
+"""All that the core knows. Soft: workers' reports rebuild it, only deployments are durable.
+
+One `decide` changes it at a time, and nobody else does. Whatever is iterated is a list or a dict,
+never a set, so that the same events always give the same actions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from services.common.model import StartProgress
+from services.common.placement import InstanceState, Route, WorkerState
+from services.scheduler.actions import Action
+from services.scheduler.deployment import Deployment
+from services.scheduler.first_fit import DeviceKey
+from services.scheduler.instance import Instance
+from services.scheduler.ledger import Ledger
+from services.scheduler.timers import Timers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what the core does and for how long it waits."""
+
+    grant_s: float = 10.0  # how long a grant pins an instance
+    silence_s: float = 4.0  # how long a worker may say nothing
+    learning_s: float = 3.0  # how long a new leader waits for workers before it says there is none
+    patience_s: float = 5.0  # how long a start waits before idle instances go that alone won't do
+    unreported_s: float = 3.0  # how long a ready instance may be missing from reports at first
+    gone_s: float = 10.0  # how long late reports may list an instance that is gone
+    attempts_max: int = 3  # loads tried for one start
+    backoff_s: float = 0.25  # before a worker that failed is tried again; doubles
+    unload_backoff_s: float = 0.5  # before an unload of unknown outcome is repeated; doubles
+    unload_backoff_s_max: float = 10.0
+    waiters_max: int = 10_000  # requests that wait for an instance
+    window: int = 256  # starts looked at each time that room appears
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """A worker that reports."""
+
+    last: WorkerState  # its latest report
+    seen_s: float
+    draining: bool = False
+    instances: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiter:
+    """A request that waits for a start."""
+
+    request_id: str
+    excluded: frozenset[str]
+    asked_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Start:
+    """The one start of a deployment that is under way, and who waits for it."""
+
+    deployment: str
+    arrival: int  # its place in the queue, kept when an attempt fails
+    asked_s: float
+    waiters: dict[str, Waiter] = field(default_factory=dict)
+    progress: StartProgress | None = None  # what the waiters were told last
+    instance_id: str | None = None  # None: it waits for a place
+    claim: DeviceKey | None = None  # the device where it waits for room
+    waits_since_s: float = 0.0
+    attempts: int = 0
+    avoided: dict[str, None] = field(default_factory=dict)  # workers that failed
+    retry_s: float = 0.0  # when they may be tried again
+    has_lost_worker: bool = False
+    chosen_s: float | None = None  # when its place was found
+    load_s: float = 0.0  # when the load was ordered
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """The cluster as the leader of `epoch` knows it."""
+
+    epoch: int
+    learning_until_s: float
+    limits: Limits = field(default_factory=Limits)
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    instances: dict[str, Instance] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)  # by deployment
+    waiting_for: dict[str, str] = field(default_factory=dict)  # deployment by request
+    granted: dict[str, str] = field(default_factory=dict)  # instance by request
+    gone: dict[str, float] = field(default_factory=dict)  # until when late reports may list them
+    ledger: Ledger = field(default_factory=Ledger)
+    timers: Timers = field(default_factory=Timers)
+    queue: list[tuple[int, str]] = field(default_factory=list)  # starts without a place
+    wake_s: float | None = None  # the time of the last WakeAt
+    _by_deployment: dict[str, dict[str, None]] = field(default_factory=dict)
+    _instances_made: int = 0
+    _arrivals: int = 0
+
+    def new_instance_id(self) -> str:
+        """Return an id that no leader has used: epochs are never used twice."""
+        self._instances_made += 1
+        return f"i{self.epoch:x}-{self._instances_made}"
+
+    def next_arrival(self) -> int:
+        """Return the place behind all that came before."""
+        self._arrivals += 1
+        return self._arrivals
+
+    def add(self, instance: Instance) -> None:
+        """Enter an instance everywhere."""
+        self.instances[instance.instance_id] = instance
+        self.workers[instance.worker_id].instances[instance.instance_id] = None
+        self._by_deployment.setdefault(instance.deployment, {})[instance.instance_id] = None
+        self.ledger.count(instance)
+
+    def remove(self, instance: Instance) -> None:
+        """Take an instance and its grants out everywhere."""
+        del self.instances[instance.instance_id]
+        del self.workers[instance.worker_id].instances[instance.instance_id]
+        siblings = self._by_deployment[instance.deployment]
+        del siblings[instance.instance_id]
+        if not siblings:
+            del self._by_deployment[instance.deployment]
+        for request_id in instance.grants:
+            del self.granted[request_id]
+        self.ledger.forget(instance)
+
+    def instances_of(self, deployment: str) -> Iterator[Instance]:
+        """Yield a deployment's instances in the order in which they came; a copy."""
+        ids = tuple(self._by_deployment.get(deployment, ()))
+        return (self.instances[instance_id] for instance_id in ids)
+
+    def ready_instance(self, deployment: str, excluded: frozenset[str]) -> Instance | None:
+        """Return the least loaded ready instance that is not excluded."""
+        ready = (
+            instance
+            for instance in self.instances_of(deployment)
+            if instance.state is InstanceState.READY and instance.instance_id not in excluded
+        )
+        return min(ready, key=lambda each: (each.load, each.instance_id), default=None)
+
+    def enqueue(self, start: Start) -> None:
+        """Let a start wait for a place, in order of arrival."""
+        insort(self.queue, (start.arrival, start.deployment))
+
+    def dequeue(self, start: Start) -> None:
+        """Take a start that waits for a place out of the queue."""
+        del self.queue[bisect_left(self.queue, (start.arrival, start.deployment))]
+
+    def route_of(self, instance: Instance) -> Route:
+        """Return where an instance can be reached."""
+        return Route(
+            instance_id=instance.instance_id,
+            deployment=instance.deployment,
+            worker_address=self.address_of(instance.worker_id),
+            worker_id=instance.worker_id,
+            slots=instance.slots,
+        )
+
+    def address_of(self, worker_id: str) -> str:
+        """Return where a worker's gRPC server listens."""
+        return self.workers[worker_id].last.address
+
+
+@dataclass(slots=True)
+class Turn:
+    """One decision in the making: the state, the time and what has to be done."""
+
+    state: State
+    now_s: float
+    actions: list[Action] = field(default_factory=list)
+    is_room_changed: bool = False  # whether starts that wait should be looked at
+
+    def do(self, action: Action) -> None:
+        """Have `action` done, after those before."""
+        self.actions.append(action)
