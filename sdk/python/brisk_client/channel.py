@@ -29,14 +29,14 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
 )
 
-_HOST_PORT = re.compile(r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})$")
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
 _PORT_MAX = 65_535
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def parse_endpoint(text: str) -> str:
     """Return `text` if it is "host:port" (or "[v6]:port"); raise InvalidRequestError otherwise."""
-    match = _HOST_PORT.match(text)
+    match = _HOST_PORT.fullmatch(text)
     if match is None or not 0 < int(match.group(1)) <= _PORT_MAX:
         raise InvalidRequestError(
             f"endpoint {text[:80]!r} is not of the form host:port, for example 127.0.0.1:7480",
@@ -57,7 +57,7 @@ def new_request_id() -> str:
 
 def parse_request_id(text: str) -> str:
     """Return `text` if it can serve as a request id; raise InvalidRequestError otherwise."""
-    if not _REQUEST_ID.match(text):
+    if not _REQUEST_ID.fullmatch(text):
         raise InvalidRequestError(
             f"request id {text[:80]!r} is not 1..64 characters of [A-Za-z0-9._-]"
         )

@@ -27,6 +27,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import (  # type: ignore[import-untyped]  # ships without annotations
     error_details_pb2,
     status_pb2,
@@ -223,6 +224,6 @@ def _parse_details(trailing: Iterable[tuple[str, str | bytes]]) -> _Details:
                     details.metadata = dict(info.metadata)
                 elif packed.Unpack(retry):
                     details.retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
-        except ValueError:  # protobuf's DecodeError is one
+        except DecodeError:
             return _Details()
     return details

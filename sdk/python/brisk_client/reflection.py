@@ -118,7 +118,7 @@ class ReflectionClient:
         reply_class = GetMessageClass(found.output_type)
         start = self._channel.unary_stream(
             f"/{found.containing_service.full_name}/{found.name}",
-            request_serializer=Message.SerializeToString,
+            request_serializer=type(request).SerializeToString,
             response_deserializer=reply_class.FromString,
         )
         with self._errors():

@@ -22,6 +22,7 @@ from brisk_client.errors import InvalidRequestError
 from brisk_client.results import ChatMessage
 
 FOREVER_S = math.inf
+_NANOS_PER_S = 1_000_000_000
 _KEEP_ALIVE_S_MAX = 10 * 365 * 86_400.0
 
 
@@ -71,7 +72,7 @@ def prompt(value: str | Sequence[int]) -> model_pb2.Prompt:
     with _refusing("prompt"):
         if isinstance(value, str):
             return model_pb2.Prompt(text=value)
-        return model_pb2.Prompt(tokens=model_pb2.TokenIds(ids=value))
+        return model_pb2.Prompt(tokens=model_pb2.TokenIds(ids=list(value)))
 
 
 def generate(
@@ -178,8 +179,8 @@ def _keep_alive(seconds: float) -> Duration:
         raise InvalidRequestError(
             f"keep_alive_s must be within 0..{_KEEP_ALIVE_S_MAX:.0f} or math.inf; given: {seconds}"
         )
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9) % 1_000_000_000)
+    whole, nanos = divmod(round(seconds * _NANOS_PER_S), _NANOS_PER_S)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def timeout_s(value: float) -> float:

@@ -25,8 +25,8 @@ _READY_S_MAX: Final = 60.0
 _WORKER_READY_S_MAX: Final = 120.0  # imports torch, which a busy machine takes a minute for
 _REDIS_READY_S_MAX: Final = 30.0  # reads its file first
 _STOP_MARGIN_S: Final = 10.0
-_DEVICE: Final = re.compile(r"^[a-z]+:\d+=\S+$")
-_NODE: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_DEVICE: Final = re.compile(r"[a-z]+:\d+=\S+")
+_NODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,10 @@ class NodeSpec:
     devices: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not _NODE.match(self.node_id):
+        if not _NODE.fullmatch(self.node_id):
             raise LocalClusterError(f"node id {self.node_id!r} is not 1..64 of [A-Za-z0-9._-]")
         for device in self.devices:
-            if device != DEFAULT_DEVICE and not _DEVICE.match(device):
+            if device != DEFAULT_DEVICE and not _DEVICE.fullmatch(device):
                 raise LocalClusterError(
                     f"device {device!r} is not of the form cpu:0=4GiB (kind:number=memory)"
                 )
