@@ -32,6 +32,7 @@ EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _BEFORE_DRAIN_S_MAX: Final = 5.0
+_CLEAN_UP_S_MAX: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -157,10 +158,15 @@ async def _drain(
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:
-    """Cancel loops and wait for their clean-up, which each loop bounds itself."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    """Cancel loops and wait for their clean-up; ask twice, as libraries can lose the first."""
+    left: set[asyncio.Future[None]] = set(tasks)
+    for _ in range(2):
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CLEAN_UP_S_MAX)
+        if not left:
+            return
+    log.error("background loops do not stop", loops=sorted(_name(task) for task in left))
 
 
 def _failure(task: asyncio.Future[None]) -> Exception:

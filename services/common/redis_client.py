@@ -6,7 +6,10 @@ one timeout, because a heartbeat must not wait longer than its lease.
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from pydantic import SecretStr
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -29,8 +32,9 @@ CONNECTIONS_MAX: Final = 16
 def connect(url: SecretStr, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Redis:
     """Return a client whose commands each end within about `timeout_s`; `aclose` it.
 
-    Connects on first use. A connection that the server closed is replaced once; a timeout is
-    not repeated. Raises ValueError if the URL is malformed.
+    Cancelling one takes effect within the same time. Connects on first use. A connection that the
+    server closed is replaced once; a timeout is not repeated. Raises ValueError if the URL is
+    malformed.
     """
     pool = BlockingConnectionPool.from_url(
         url.get_secret_value(),
@@ -41,7 +45,29 @@ def connect(url: SecretStr, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Redis:
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         decode_responses=True,
     )
-    return Redis.from_pool(pool)
+    return _Redis.from_pool(pool)
+
+
+@contextmanager
+def cancellation_kept() -> Iterator[None]:
+    """Raise CancelledError after a block that swallowed one.
+
+    redis-py sends under `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that
+    arrives in the same turn as its result (cpython issue 86296). A loop would run on for ever.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
+class _Redis(Redis):
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        with cancellation_kept():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py's
 
 
 async def connect_or_refuse(

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from services.common.errors import UnavailableError
 from services.common.keys import SERVICES_CHANNEL, ServiceKind, service_key, service_pattern
 from services.common.log import get_logger
+from services.common.redis_client import cancellation_kept
 
 log = get_logger(__name__)
 
@@ -183,9 +184,10 @@ class Registry:
     async def _wait_for_hint(self, pubsub: PubSub) -> None:
         """Return on a message, after a poll interval, or after the same pause if Redis is away."""
         try:
-            if not pubsub.subscribed:
-                await pubsub.subscribe(SERVICES_CHANNEL)
-            await pubsub.get_message(timeout=self._poll_s)
+            with cancellation_kept():
+                if not pubsub.subscribed:
+                    await pubsub.subscribe(SERVICES_CHANNEL)
+                await pubsub.get_message(timeout=self._poll_s)
         except RedisError:
             await asyncio.sleep(self._poll_s)
 

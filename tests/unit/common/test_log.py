@@ -94,7 +94,7 @@ async def test_requests_in_parallel_keep_their_own_ids(stderr: Stderr) -> None:
 def test_a_traceback_stays_within_its_line(stderr: Stderr) -> None:
     set_up()
     try:
-        {}["the cause"]
+        dict[str, int]()["the cause"]
     except KeyError:
         log.exception("call failed")
     (line,) = stderr.lines()
