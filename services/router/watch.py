@@ -14,7 +14,7 @@ from services.common.errors import BriskError
 from services.common.log import get_logger
 from services.router.backoff import Backoff
 from services.router.dispatch import Dispatcher
-from services.router.ports import Scheduler, Workers
+from services.router.ports import RouteUpdate, Scheduler, Workers
 
 log = get_logger(__name__)
 
@@ -25,18 +25,24 @@ _PAUSE_LONGEST_S: Final = 1.0  # half a second on average until a new leader's r
 async def watch_routes(scheduler: Scheduler, dispatcher: Dispatcher, workers: Workers) -> Never:
     """Watch for ever, from leader to leader. Cancelling ends the watch; the table stays."""
     backoff = Backoff(first_s=_PAUSE_FIRST_S, longest_s=_PAUSE_LONGEST_S)
+    is_told = False  # of this interruption; the next tries are not news
     while True:
         try:
             async with aclosing(scheduler.watch_routes()) as updates:
                 async for update in updates:
                     backoff.reset()
-                    if update.is_snapshot:
-                        log.info(
-                            "routes known", count=len(update.upserted), epoch=update.leader_epoch
-                        )
-                    for route in update.upserted:
-                        workers.prepare(route)
-                    dispatcher.routes_changed(dispatcher.table.apply(update))
+                    is_told = False
+                    _take_in(update, dispatcher, workers)
         except BriskError as error:
-            log.info("route watch interrupted", reason=error.reason)
+            if not is_told:
+                log.info("route watch interrupted", reason=error.reason)
+            is_told = True
         await asyncio.sleep(backoff.pause_s())
+
+
+def _take_in(update: RouteUpdate, dispatcher: Dispatcher, workers: Workers) -> None:
+    if update.is_snapshot:
+        log.info("routes known", count=len(update.upserted), epoch=update.leader_epoch)
+    for route in update.upserted:
+        workers.prepare(route)
+    dispatcher.routes_changed(dispatcher.table.apply(update))
