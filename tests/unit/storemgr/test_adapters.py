@@ -1,0 +1,67 @@
+"""The native loader's answers and errors arrive as those that the domain knows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import brisk_native
+import pytest
+
+from services.storemgr.adapters import NativeDisk, probe_loader
+from services.storemgr.ports import JobStoppedError
+from services.storemgr.refusal import MalformedError
+
+
+def ignore(_: int) -> None:
+    pass
+
+
+def test_checksums_are_those_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"123456789")
+    job = NativeDisk().new_job()
+    seen: list[int] = []
+    assert job.checksum(tmp_path / "a", seen.append) == (0xE3069283,)
+    assert seen[-1] == 9
+    assert job.copy(tmp_path / "a", tmp_path / "b", ignore) == (0xE3069283,)
+    assert (tmp_path / "b").read_bytes() == b"123456789"
+
+
+def test_a_stopped_job_does_nothing_more(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    job = NativeDisk().new_job()
+    assert not job.is_stopped
+    job.stop()
+    assert job.is_stopped
+    with pytest.raises(JobStoppedError):
+        job.checksum(tmp_path / "a", ignore)
+    with pytest.raises(JobStoppedError):
+        job.copy(tmp_path / "a", tmp_path / "b", ignore)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_file_that_shrinks_under_the_reader_is_malformed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        file.truncate(64 * brisk_native.CHUNK_BYTES)
+    job = NativeDisk().new_job()
+
+    def shrink(_: int) -> None:
+        os.truncate(path, 1)
+
+    with pytest.raises(MalformedError, match="shrank"):
+        job.checksum(path, shrink)
+
+
+def test_the_system_s_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        NativeDisk().new_job().checksum(tmp_path / "missing", ignore)
+
+
+def test_free_bytes_are_those_of_the_file_system(tmp_path: Path) -> None:
+    assert 0 < NativeDisk().free_bytes(tmp_path) < 2**60
+
+
+def test_the_probe_says_which_loader_runs_and_leaves_nothing(tmp_path: Path) -> None:
+    assert probe_loader(tmp_path).implementation == brisk_native.IMPLEMENTATION
+    assert list(tmp_path.iterdir()) == []

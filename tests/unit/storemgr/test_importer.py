@@ -1,0 +1,286 @@
+"""An import publishes exactly the content it verified, or leaves the store as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.common.errors import BriskError, InvalidArgumentError, ResourceExhaustedError
+from services.storemgr.importer import Importer, ImportOrder, ImportProgress
+from services.storemgr.manifest import MANIFEST, Manifest
+from services.storemgr.ports import Job, JobStoppedError
+from services.storemgr.source import parse_source
+from services.storemgr.store import Store
+from tests.broken_models import WEIGHTS, good_folder
+from tests.unit.storemgr.disks import HookedDisk, fail_on, full_on
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "data")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return good_folder(tmp_path / "good")
+
+
+def run(
+    store: Store,
+    folder: Path,
+    disk: HookedDisk | None = None,
+    *,
+    name: str = "",
+    hard_links: bool = True,
+    after: datetime | None = None,
+    job: Job | None = None,
+    report: Callable[[ImportProgress], None] = lambda _: None,
+) -> Manifest:
+    disk = disk or HookedDisk()
+    order = ImportOrder(source=parse_source(str(folder), name), after=after)
+    return Importer(store, disk, hard_links=hard_links).run(order, job or disk.new_job(), report)
+
+
+def assert_untouched(store: Store) -> None:
+    assert store.scan().manifests == ()
+    assert [path for path in store.root.rglob("*") if path.is_file()] == [store.root / "lock"]
+
+
+def test_the_stored_files_are_the_source_s(store: Store, good: Path) -> None:
+    manifest = run(store, good)
+    folder = store.folder_of(manifest.ref)
+    assert {path.name for path in folder.iterdir()} == {
+        *(path.name for path in good.iterdir()),
+        MANIFEST,
+    }
+    for file in manifest.files:
+        assert (folder / file.name).read_bytes() == (good / file.name).read_bytes()
+    assert store.scan().manifests == (manifest,)
+
+
+def test_weights_are_linked_and_what_people_edit_is_copied(store: Store, good: Path) -> None:
+    folder = store.folder_of(run(store, good).ref)
+    linked = {path.name for path in folder.iterdir() if path.stat().st_nlink == 2}
+    assert linked == {WEIGHTS}
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_where_no_link_can_be_the_weights_are_copied(
+    store: Store, good: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    linked = run(store, good, name="linked")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    copied = run(store, good, name="copied")
+    assert (store.folder_of(copied.ref) / WEIGHTS).stat().st_nlink == 1
+    assert copied.revision == linked.revision
+
+
+def test_links_can_be_switched_off(store: Store, good: Path) -> None:
+    folder = store.folder_of(run(store, good, hard_links=False).ref)
+    assert (folder / WEIGHTS).stat().st_nlink == 1
+
+
+def test_equal_content_is_stored_once_and_counts_as_the_latest(
+    store: Store, good: Path, tmp_path: Path
+) -> None:
+    first = run(store, good, name="x")
+    elsewhere = good_folder(tmp_path / "elsewhere")
+    os.utime(elsewhere / WEIGHTS, (1, 1))
+    second = run(store, elsewhere, name="x")
+    assert second.revision == first.revision
+    assert second.imported_at > first.imported_at
+    assert store.scan().manifests == (second,)
+    folder = store.folder_of(first.ref)
+    assert (folder / WEIGHTS).samefile(good / WEIGHTS)  # the first one stayed
+
+
+def test_other_content_becomes_another_revision(store: Store, good: Path) -> None:
+    first = run(store, good)
+    (good / "generation_config.json").write_text("{}")
+    second = run(store, good)
+    assert second.revision != first.revision
+    assert set(store.scan().manifests) == {first, second}
+
+
+def test_an_import_counts_as_later_even_if_the_clock_was_set_back(store: Store, good: Path) -> None:
+    future = datetime(2099, 1, 1, tzinfo=UTC)
+    assert run(store, good, after=future).imported_at > future
+
+
+def test_progress_rises_to_the_total_and_names_each_file(store: Store, good: Path) -> None:
+    seen: list[ImportProgress] = []
+    manifest = run(store, good, report=seen.append)
+    done = [progress.bytes_done for progress in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, manifest.file_bytes)
+    assert {progress.bytes_total for progress in seen} == {manifest.file_bytes}
+    assert [file.name for file in manifest.files] == sorted({p.file for p in seen} - {""})
+
+
+def test_a_damaged_model_is_replaced_by_importing_it_again(store: Store, good: Path) -> None:
+    manifest = run(store, good, hard_links=False)
+    stored = store.folder_of(manifest.ref) / WEIGHTS
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-4] + b"oops")
+    assert run(store, good).revision == manifest.revision
+    assert stored.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_a_disk_that_fills_up_half_way_leaves_nothing(store: Store, good: Path, name: str) -> None:
+    with pytest.raises(ResourceExhaustedError) as refusal:
+        run(store, good, HookedDisk(before=full_on(name)))
+    assert refusal.value.reason == "DISK_FULL"
+    assert refusal.value.metadata["needed_bytes"] == "382436"
+    assert int(refusal.value.metadata["available_bytes"]) > 0
+    assert refusal.value.metadata["needed_bytes"] in refusal.value.message
+    assert_untouched(store)
+
+
+def test_too_little_room_is_told_before_a_byte_is_copied(store: Store, good: Path) -> None:
+    touched: list[Path] = []
+    disk = HookedDisk(before=touched.append)
+    disk.free = 1000
+    with pytest.raises(ResourceExhaustedError) as refusal:
+        run(store, good, disk, hard_links=False)
+    assert refusal.value.reason == "DISK_FULL"
+    assert refusal.value.metadata == {"needed_bytes": "382436", "available_bytes": "1000"}
+    assert touched == []
+    assert_untouched(store)
+
+
+def test_files_that_are_linked_need_no_room(store: Store, good: Path) -> None:
+    disk = HookedDisk()
+    disk.free = (1 << 20) + 60_000  # room for tokenizer and manifest, not for the weights
+    run(store, good, disk)
+    with pytest.raises(ResourceExhaustedError):
+        run(store, good, disk, hard_links=False)
+
+
+def test_an_error_of_the_machine_rises_as_it_is_and_leaves_nothing(
+    store: Store, good: Path
+) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        run(store, good, HookedDisk(before=fail_on(WEIGHTS, errno.EIO)))
+    assert_untouched(store)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "tokenizer_config.json"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_import_that_is_stopped_leaves_nothing(
+    store: Store, good: Path, name: str, when: str
+) -> None:
+    disk = HookedDisk()
+    job = disk.new_job()
+
+    def stop(path: Path) -> None:
+        if path.name == name:
+            job.stop()
+
+    setattr(disk, when, stop)
+    with pytest.raises(JobStoppedError):
+        run(store, good, disk, job=job)
+    assert_untouched(store)
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+def test_a_source_that_is_written_meanwhile_is_refused(
+    store: Store, good: Path, name: str, *, hard_links: bool
+) -> None:
+    def write(path: Path) -> None:
+        if path.name == name:
+            os.utime(good / name, ns=(0, 0))
+
+    with pytest.raises(InvalidArgumentError, match="changed while it was imported") as refusal:
+        run(store, good, HookedDisk(after=write), hard_links=hard_links)
+    assert refusal.value.metadata["file"] == name
+    assert_untouched(store)
+
+
+def test_a_source_that_grows_between_survey_and_copy_is_refused(store: Store, good: Path) -> None:
+    def grow(path: Path) -> None:
+        if path.name == "config.json":
+            with (good / "tokenizer.json").open("a") as file:
+                file.write(" ")
+
+    with pytest.raises(InvalidArgumentError, match=r"tokenizer\.json changed"):
+        run(store, good, HookedDisk(after=grow))
+    assert_untouched(store)
+
+
+def test_what_counts_is_the_staged_content_and_not_what_was_seen_first(
+    store: Store, good: Path
+) -> None:
+    """The source is swapped for a broken file of the same size and time after it was inspected."""
+
+    def swap(path: Path) -> None:
+        if path.name == "config.json":
+            status = (good / WEIGHTS).stat()
+            (good / WEIGHTS).unlink()
+            (good / WEIGHTS).write_bytes(b"\xff" * status.st_size)
+            os.utime(good / WEIGHTS, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    with pytest.raises(InvalidArgumentError, match=r"model\.safetensors is not a safetensors file"):
+        run(store, good, HookedDisk(before=swap))
+    assert_untouched(store)
+
+
+def test_the_source_itself_is_never_changed(store: Store, good: Path) -> None:
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in good.iterdir()}
+    manifest = run(store, good)
+    store.remove(manifest.ref)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in good.iterdir()} == before
+
+
+def no_such_folder(tmp_path: Path) -> Path:
+    return tmp_path / "missing"
+
+
+def a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").touch()
+    return tmp_path / "file"
+
+
+def a_loop(tmp_path: Path) -> Path:
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path / "loop"
+
+
+def a_name_too_long(tmp_path: Path) -> Path:
+    return tmp_path / ("x" * 300)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "reason"),
+    [
+        (no_such_folder, "NOT_FOUND", "SOURCE_NOT_FOUND"),
+        (a_file, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        (a_loop, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        (a_name_too_long, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    ],
+)
+def test_a_source_path_that_leads_to_no_folder_is_refused(
+    store: Store, tmp_path: Path, make: Callable[[Path], Path], code: str, reason: str
+) -> None:
+    with pytest.raises(BriskError) as refusal:
+        run(store, make(tmp_path), name="x")
+    assert (refusal.value.code, refusal.value.reason) == (code, reason)
+    assert str(tmp_path) not in refusal.value.message
+    assert_untouched(store)
+
+
+def test_a_link_to_a_folder_is_a_folder(store: Store, good: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(good)
+    assert run(store, tmp_path / "link").name == "link"
