@@ -18,6 +18,7 @@ _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _BINARY_STEP: Final = 1024
 _COUNT_UNITS: Final = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 _TEN: Final = 10
+_HARMLESS: Final = "\n\t\u00a0\u200c\u200d"  # line ends, spaces, and what joins emoji
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
 
@@ -107,9 +108,7 @@ def human_age(moment: datetime) -> str:
 def printable(text: str) -> str:
     """Return `text` without control characters: a model's words must not steer the terminal."""
     return "".join(
-        character
-        if character in "\n\t" or (character.isprintable() or character.isspace())
-        else "\ufffd"
+        character if character in _HARMLESS or character.isprintable() else "\ufffd"
         for character in text
         if character != "\r"
     )

@@ -55,6 +55,7 @@ class Child:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._pump: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     @property
     def pid(self) -> int:
@@ -91,6 +92,7 @@ class Child:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # a terminal's Ctrl-C is ours alone; we stop in order
         )
+        self._watch_end(self._process.pid)
         self._pump = asyncio.create_task(self._pump_lines(self._process))
         if self._process.stdin is not None and self.command.standard_input is not None:
             with contextlib.suppress(ConnectionError):
@@ -107,9 +109,14 @@ class Child:
             ) from exc
 
     async def wait(self) -> int:
-        """Return the exit code once the process has ended and its log is complete."""
+        """Return the exit code once the process has ended and its log is complete.
+
+        What it left in its session is killed.
+        """
         if self._process is None or self._pump is None:
             raise RuntimeError(f"{self.command.name} was not started")
+        await self._ended.wait()
+        self.kill()
         code = await self._process.wait()
         await asyncio.wait({self._pump}, timeout=_KILLED_S_MAX)
         return code
@@ -130,7 +137,7 @@ class Child:
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(self.command.stop_s_max):
-                await self._process.wait()
+                await self._ended.wait()
         except TimeoutError:
             notice(f"{self.command.name} did not stop within {self.command.stop_s_max:g} s: killed")
         finally:
@@ -154,6 +161,22 @@ class Child:
         lines = [plain_line(line) for line in self._tail]
         where = f"\n  (all of it: {self.command.log_file})"
         return "".join(f"\n  {line}" for line in lines if line) + where
+
+    def _watch_end(self, pid: int) -> None:
+        """Note the process' own end; asyncio's `wait` also waits for whoever holds its output."""
+        loop = asyncio.get_running_loop()
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:  # ended and was reaped already
+            self._ended.set()
+            return
+
+        def on_end() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            self._ended.set()
+
+        loop.add_reader(descriptor, on_end)
 
     async def _ready(self) -> None:
         while True:
