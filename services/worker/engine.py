@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from services.common.errors import (
 from services.common.log import get_logger
 from services.worker.ports import Decoder, Job, Strand
 from services.worker.sampler import choose
+from services.worker.text import Decoded
 
 log = get_logger(__name__)
 
@@ -78,19 +80,17 @@ class _Running:
         self.seen = 0
         self.pending = job.prompt
 
-    def advance(self) -> bool:
-        """Take one step; return whether the sequence goes on."""
+    def advance(self) -> Decoded | None:
+        """Take one step; return the token, or None if there is more of the prompt to see."""
         shown = self.pending[:PREFILL_TOKENS_MAX]
         logits = self.strand.step(shown)
         self.seen += len(shown)
         self.pending = self.pending[len(shown) :]
         if self.pending:
-            return True  # more of the prompt to see
+            return None
         token_id = choose(logits, self.job.sampling, self.seen)
-        decoded = self.job.continuation.accept(token_id)
         self.pending = (token_id,)
-        self.job.sink.put(decoded)
-        return decoded.finish_reason is None
+        return self.job.continuation.accept(token_id)
 
     def close(self) -> None:
         """Free the cache, also while somebody up the stack still refers to us."""
@@ -193,20 +193,24 @@ class DeviceEngine:
             job.sink.end(_failed(job, error))
 
     def _advance(self, running: _Running) -> None:
-        ticket = running.job.ticket
+        decoded: Decoded | None = None
+        failure: BriskError | None = None
         try:
-            goes_on = running.advance()
+            decoded = running.advance()
         except Exception as error:  # noqa: BLE001 - a model's code may raise anything
-            self._end(ticket, _failed(running.job, error))
-        else:
-            if not goes_on:
-                self._end(ticket, None)
+            failure = _failed(running.job, error)
+        if failure is not None:
+            self._end(running.job.ticket, failure)
+        elif decoded is not None and decoded.finish_reason is not None:
+            self._end(running.job.ticket, None, decoded)
+        elif decoded is not None:
+            running.job.sink.put(decoded)
 
-    def _end(self, ticket: str, error: BriskError | None) -> None:
-        """Free what a sequence holds, then say so."""
+    def _end(self, ticket: str, error: BriskError | None, last: Decoded | None = None) -> None:
+        """Free what a sequence holds, then say so together with its last token."""
         running = self._running.pop(ticket)
         running.close()
-        running.job.sink.end(error)
+        running.job.sink.end(error, last)
 
     def _drop(self, instance_id: str) -> None:
         for ticket, running in tuple(self._running.items()):
@@ -230,7 +234,10 @@ def _gone() -> FailedPreconditionError:
 def _failed(job: Job, error: Exception) -> BriskError:
     """Log what a model's code raised; the caller learns no more than that it did."""
     with structlog.contextvars.bound_contextvars(request_id=job.request_id):
-        log.error("sequence failed", instance=job.instance_id, exc_info=error)
+        # As text: a log handler that keeps the error itself would keep the cache with it.
+        trace = "".join(traceback.format_exception(error))
+        log.error("sequence failed", instance=job.instance_id, exception=trace)
+    traceback.clear_frames(error.__traceback__)
     if isinstance(error, BriskError):
         return error
     return InternalError("the model failed on this sequence", reason=Reason.ENGINE_FAILED)

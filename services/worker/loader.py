@@ -47,7 +47,7 @@ def assemble(
         copied_bytes = _convert(skeleton, views)
         held_bytes = copied_bytes
     else:
-        copied_bytes = _assign(skeleton, views)
+        copied_bytes = _assign(skeleton, checkpoint, views)
         held_bytes = sum(len(buffer) for buffer in buffers.values()) + copied_bytes
     with building:
         _finish(skeleton)
@@ -67,7 +67,7 @@ def _view(tensor: StoredTensor, buffer: memoryview) -> torch.Tensor:
     )
 
 
-def _assign(skeleton: Skeleton, views: Mapping[str, torch.Tensor]) -> int:
+def _assign(skeleton: Skeleton, checkpoint: Checkpoint, views: Mapping[str, torch.Tensor]) -> int:
     """Make the views the model's parameters; return how many bytes had to be copied."""
     model = skeleton.model
     expected = model.state_dict()
@@ -76,7 +76,7 @@ def _assign(skeleton: Skeleton, views: Mapping[str, torch.Tensor]) -> int:
     for name, target in skeleton.targets.items():
         view = views[name]
         value = view.to(wanted[target])
-        if value is not view:
+        if value is not view or not checkpoint.tensors[name].is_aligned:
             copied_bytes += value.nbytes
         _set(model, target, value)
     return copied_bytes

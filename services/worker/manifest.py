@@ -7,6 +7,7 @@ know gives no checksums, one that is damaged ends the load.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ MANIFEST: Final = "brisk.json"
 CHUNK_BYTES: Final = 4 * 1024 * 1024  # what brisk_native verifies by
 _VERSION: Final = 1
 _BYTES_MAX: Final = 64 * 1024 * 1024
-_CHECKSUM_DIGITS: Final = 8
+_CHECKSUM: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
 
 def read_checksums(folder: Path, checkpoint: Checkpoint) -> Mapping[str, tuple[int, ...]]:
@@ -70,11 +71,8 @@ def _by_file(entries: list[object], checkpoint: Checkpoint) -> Mapping[str, tupl
 
 
 def _checksum(text: object) -> int:
-    if isinstance(text, str) and len(text) == _CHECKSUM_DIGITS:
-        try:
-            return int(text, 16)
-        except ValueError:
-            pass
+    if isinstance(text, str) and _CHECKSUM.fullmatch(text):
+        return int(text, 16)
     raise _damaged("has a checksum that is not 8 hexadecimal digits")
 
 

@@ -39,10 +39,10 @@ class TokenSink(Protocol):
         """Return whether to go on; once there is room again, the engine is woken."""
 
     def put(self, decoded: Decoded) -> None:
-        """Hand on a token."""
+        """Hand on a token that is not the last."""
 
-    def end(self, error: BriskError | None) -> None:
-        """Say that nothing more comes and that all the sequence held is freed."""
+    def end(self, error: BriskError | None, last: Decoded | None = None) -> None:
+        """Say that nothing comes after `last` and that all the sequence held is freed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,9 +51,10 @@ class TokenStream:
         self._put += 1
         self._post(self._on_token, decoded)
 
-    def end(self, error: BriskError | None) -> None:
-        """Say that nothing more comes. Device's thread, once."""
-        self._post(self._on_end, error)
+    def end(self, error: BriskError | None, last: Decoded | None = None) -> None:
+        """Say that nothing comes after `last`. Device's thread, once."""
+        self._put += last is not None
+        self._post(self._on_end, error, last)
 
     async def take(self) -> tuple[Decoded, ...]:
         """Return all tokens that have come, at least one, or none at the end.
@@ -77,7 +78,7 @@ class TokenStream:
 
     def fail(self, error: BriskError | None) -> None:
         """End the stream from the loop: for sequences that never reached their device."""
-        self._on_end(error)
+        self._on_end(error, None)
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
         # The loop is closed only after a drain that ran out of time: nobody is listening.
@@ -88,9 +89,11 @@ class TokenStream:
         self._arrived.append(decoded)
         self._changed.set()
 
-    def _on_end(self, error: BriskError | None) -> None:
+    def _on_end(self, error: BriskError | None, last: Decoded | None) -> None:
         if self._is_over:
             return
+        if last is not None:
+            self._arrived.append(last)
         self._is_over = True
         self._error = error
         self._changed.set()
