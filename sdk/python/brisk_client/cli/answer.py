@@ -80,17 +80,24 @@ def show(
     )
 
 
-def timings(answer: Answer) -> Table:
-    """Return the phases of the start as a table in milliseconds."""
+def timings(answer: Answer, *, weight_bytes: int | None = None) -> Table:
+    """Return the phases of the start as a table in milliseconds.
+
+    With `weight_bytes`, the phases that move the weights show their speed.
+    """
     start = answer.start
     made = table("PHASE", ">MS", "")
     if start is not None:
         for entry in start.phases:
-            made.add_row(
-                str(entry.phase), f"{entry.duration_s * _MS:,.1f}", _note(entry.phase, start)
-            )
+            note = _note(entry.phase, start, weight_bytes)
+            made.add_row(str(entry.phase), f"{entry.duration_s * _MS:,.1f}", note)
+        made.add_row("[bold]to the first token[/]", f"[bold]{start.total_s * _MS:,.1f}[/]", "")
     speed = answer.tokens_per_s
-    made.add_row("all", f"{answer.total_s * _MS:,.1f}", f"{speed:,.1f} tokens/s" if speed else "")
+    made.add_row(
+        "to the last token",
+        f"{answer.total_s * _MS:,.1f}",
+        f"{speed:,.1f} tokens/s" if speed else "",
+    )
     return made
 
 
@@ -102,16 +109,13 @@ def headline(answer: Answer) -> str:
     )
 
 
-def gigabytes_per_s(start: StartReport, phase: Phase, size_bytes: int) -> float | None:
-    """Return the speed at which `phase` moved `size_bytes`."""
+def _note(phase: Phase, start: StartReport, weight_bytes: int | None) -> str:
+    """Return where the weights came from and how fast, for the phase that moves them."""
+    if phase is not Phase.LOAD or start.source is Tier.UNKNOWN:
+        return ""
     duration_s = start.duration_s(phase)
-    return size_bytes / duration_s / _GIGA if duration_s else None
-
-
-def _note(phase: Phase, start: StartReport) -> str:
-    if phase is Phase.LOAD and start.source is not Tier.UNKNOWN:
-        return f"from {start.source}"
-    return ""
+    speed = f", {weight_bytes / duration_s / _GIGA:.2f} GB/s" if weight_bytes and duration_s else ""
+    return f"from {start.source}{speed}"
 
 
 class StartBar:

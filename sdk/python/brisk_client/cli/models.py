@@ -72,7 +72,7 @@ def deploy(
     if (source is None) == (model is None):
         raise typer.BadParameter("give either --from FOLDER or --model NAME")
     model_name, _, revision = (model or "").partition("@")
-    with Client(endpoint) as client, _import_bar() as on_progress:
+    with Client(endpoint) as client, import_bar() as on_progress:
         deployed = client.deploy(
             name,
             source=source,
@@ -115,7 +115,7 @@ def import_model(
 
       brisk import ./models/tiny --name base/tiny --json
     """
-    with Client(endpoint) as client, _import_bar() as on_progress:
+    with Client(endpoint) as client, import_bar() as on_progress:
         model = client.import_model(source, name=name, on_progress=on_progress, timeout_s=timeout)
     if as_json:
         print_json(model)
@@ -195,7 +195,7 @@ def _instances(deployed: Deployment) -> str:
 
 
 @contextmanager
-def _import_bar() -> Iterator[Callable[[ImportProgress], None]]:
+def import_bar() -> Iterator[Callable[[ImportProgress], None]]:
     """Show a bar on a terminal, and nothing elsewhere."""
     console = err()
     progress = Progress(

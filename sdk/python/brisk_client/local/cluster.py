@@ -6,6 +6,7 @@ workers, scheduler, store manager, Redis.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
@@ -44,7 +45,7 @@ def ignore_notice(_text: str) -> None:
 
 
 class AsyncLocalCluster:
-    """A cluster as child processes of this one; make and use it in one event loop.
+    """A cluster as child processes of this one; started once, used in one event loop.
 
     All methods raise LocalClusterError. `LocalCluster` is the same without an event loop.
     """
@@ -63,6 +64,7 @@ class AsyncLocalCluster:
         self._started_at = ""
         self._endpoint = ""
         self._stack = contextlib.ExitStack()
+        self._stopping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -96,15 +98,14 @@ class AsyncLocalCluster:
             raise
 
     async def stop(self) -> None:
-        """Stop everything in order. Idempotent; cancelling kills what still runs."""
+        """Stop everything in order; a second call waits for the first. Cancelling kills at once."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
         try:
-            await self._supervisor.stop(STOP_ORDER)
-        finally:
-            if self._redis is not None:
-                self._redis.remove_socket()
-            if self._started_at:
-                remove_state(self.spec.folder)
-            self._stack.close()
+            await asyncio.shield(self._stopping)
+        except asyncio.CancelledError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """Kill every process at once; `stop` has still to be awaited."""
@@ -153,6 +154,16 @@ class AsyncLocalCluster:
     async def wait_restarted(self, name: str, old_pid: int, timeout_s: float) -> ServiceState:
         """Return the service that took the place of process `old_pid`. Raises TimeoutError."""
         return await self._supervisor.wait_restarted(name, old_pid, timeout_s)
+
+    async def _stop(self) -> None:
+        try:
+            await self._supervisor.stop(STOP_ORDER)
+        finally:
+            if self._redis is not None:
+                self._redis.remove_socket()
+            if self._started_at:
+                remove_state(self.spec.folder)
+            self._stack.close()
 
     async def _start_redis(self) -> str:
         self._redis = await choose_server(self.spec.folder)

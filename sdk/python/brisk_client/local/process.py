@@ -55,6 +55,7 @@ class Child:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._pump: asyncio.Task[None] | None = None
+        self._descriptor: int | None = None  # of the living process
         self._ended = asyncio.Event()
 
     @property
@@ -81,24 +82,13 @@ class Child:
         """
         if self.command.ready_file is not None:
             self.command.ready_file.unlink(missing_ok=True)
-        stdin = asyncio.subprocess.DEVNULL
-        if self.command.standard_input is not None:
-            stdin = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            *_dying_with_us(self.command.arguments),
-            env=dict(self.command.environment),
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # a terminal's Ctrl-C is ours alone; we stop in order
-        )
-        self._watch_end(self._process.pid)
-        self._pump = asyncio.create_task(self._pump_lines(self._process))
-        if self._process.stdin is not None and self.command.standard_input is not None:
-            with contextlib.suppress(ConnectionError):
-                self._process.stdin.write(self.command.standard_input)
-                await self._process.stdin.drain()
-            self._process.stdin.close()
+        # Shielded, because asyncio kills a process whose creation is cancelled behind our back.
+        spawning = asyncio.ensure_future(self._spawn())
+        try:
+            await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            await spawning
+            raise
         try:
             async with asyncio.timeout(self.command.ready_s_max):
                 await self._ready()
@@ -122,10 +112,13 @@ class Child:
         return code
 
     def signal(self, signum: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
-        if self._process is not None and self._process.returncode is None:
+        """Send a signal, unless the process has ended.
+
+        By descriptor: asyncio's own way may reap the process before its watcher does.
+        """
+        if self._descriptor is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signum)
+                signal.pidfd_send_signal(self._descriptor, signum)
 
     async def stop(self, notice: NoticeCallback) -> None:
         """End the process: ask, wait, and kill with a word if it does not listen.
@@ -162,6 +155,27 @@ class Child:
         where = f"\n  (all of it: {self.command.log_file})"
         return "".join(f"\n  {line}" for line in lines if line) + where
 
+    async def _spawn(self) -> None:
+        stdin = asyncio.subprocess.DEVNULL
+        if self.command.standard_input is not None:
+            stdin = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *_dying_with_us(self.command.arguments),
+            env=dict(self.command.environment),
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C is ours alone; we stop in order
+        )
+        self._process = process
+        self._watch_end(process.pid)
+        self._pump = asyncio.create_task(self._pump_lines(process))
+        if process.stdin is not None and self.command.standard_input is not None:
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(self.command.standard_input)
+                await process.stdin.drain()
+            process.stdin.close()
+
     def _watch_end(self, pid: int) -> None:
         """Note the process' own end; asyncio's `wait` also waits for whoever holds its output."""
         loop = asyncio.get_running_loop()
@@ -173,9 +187,11 @@ class Child:
 
         def on_end() -> None:
             loop.remove_reader(descriptor)
+            self._descriptor = None
             os.close(descriptor)
             self._ended.set()
 
+        self._descriptor = descriptor
         loop.add_reader(descriptor, on_end)
 
     async def _ready(self) -> None:

@@ -27,7 +27,8 @@ class Supervisor:
         self._exits: dict[int, int] = {}  # pid -> exit code, of those that ended by themselves
         self._keepers: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure: GaveUpError | None = None
+        self._failed = asyncio.Event()
 
     @property
     def services(self) -> tuple[ServiceState, ...]:
@@ -78,8 +79,6 @@ class Supervisor:
                 )
         finally:
             self.kill()
-            if not self._failure.done():
-                self._failure.cancel()
 
     def kill(self) -> None:
         """Kill every process at once; `stop` has still to be awaited."""
@@ -88,7 +87,9 @@ class Supervisor:
 
     async def failed(self) -> None:
         """Wait until some process was given up, and raise GaveUpError."""
-        await asyncio.shield(self._failure)
+        await self._failed.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def wait_exit(self, pid: int, timeout_s: float) -> int:
         """Return the exit code of a process that ends by itself. Raises TimeoutError."""
@@ -154,11 +155,7 @@ class Supervisor:
         self._changed.set()
 
     def _give_up(self, child: Child, code: int) -> None:
-        if not self._failure.done():
-            self._failure.set_exception(
-                GaveUpError(
-                    f"{child.command.name} ended with exit code {code}, too often to go on"
-                    f"{child.tail()}"
-                )
-            )
-            self._failure.exception()  # read once, so that nobody reading it is no warning
+        self._failure = GaveUpError(
+            f"{child.command.name} ended with exit code {code}, too often to go on{child.tail()}"
+        )
+        self._failed.set()

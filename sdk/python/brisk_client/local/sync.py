@@ -20,7 +20,7 @@ REDIS_URL_VARIABLE = "BRISK_REDIS_URL"
 
 
 class LocalCluster:
-    """Redis and the services on this machine, run by a background thread; use it with `with`.
+    """Redis and the services on this machine, run by a background thread; once, with `with`.
 
     `devices` are those of a single node, one worker each; `nodes` several nodes instead.
     `router_port` 0 lets the kernel choose. `environment` reaches every service.
@@ -47,10 +47,8 @@ class LocalCluster:
             drain_s=drain_s,
             environment=environment,
         )
-        self._on_line = on_line
-        self._on_notice = on_notice
+        self._inner = AsyncLocalCluster(self.spec, on_line=on_line, on_notice=on_notice)
         self._loop: LoopThread | None = None
-        self._inner: AsyncLocalCluster | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -66,8 +64,7 @@ class LocalCluster:
         """
         self._loop = LoopThread("brisk-cluster")
         try:
-            self._loop.run(self._make())
-            self._loop.run(self._running.start())
+            self._loop.run(self._inner.start())
         except BaseException:
             self.stop()
             raise
@@ -77,8 +74,7 @@ class LocalCluster:
         if self._loop is None:
             return
         try:
-            if self._inner is not None:
-                self._stop(self._loop, self._inner)
+            self._stop(self._loop)
         finally:
             self._loop.close()
             self._loop = None
@@ -86,7 +82,7 @@ class LocalCluster:
     @property
     def router_address(self) -> str:
         """Return where clients connect."""
-        return self._running.endpoint
+        return self._inner.endpoint
 
     @property
     def scheduler_address(self) -> str:
@@ -106,26 +102,26 @@ class LocalCluster:
     @property
     def redis_url(self) -> str:
         """Return the URL of the services' Redis; it holds the password."""
-        return self._running.redis_url
+        return self._inner.redis_url
 
     @property
     def redis_pid(self) -> int | None:
         """Return our Redis' process id, or None if it is an external one."""
-        return self._running.redis_pid
+        return self._inner.redis_pid
 
     @property
     def services(self) -> tuple[ServiceState, ...]:
         """Return the services that run, sorted by name."""
-        return self._running.services
+        return self._inner.services
 
     @property
     def traces(self) -> Traces:
         """Return what must be gone after the stop; `traces.leftovers()` says what is not."""
-        return self._running.traces
+        return self._inner.traces
 
     def process(self, name: str) -> ServiceState:
         """Return the service called `name`, or the first of that kind. Raises LookupError."""
-        return self._running.process(name)
+        return self._inner.process(name)
 
     def log_file(self, name: str) -> Path:
         """Return the log of the service called `name`."""
@@ -133,30 +129,21 @@ class LocalCluster:
 
     def wait_exit(self, pid: int, *, timeout_s: float = 60.0) -> int:
         """Return the exit code of a service that ends. Raises TimeoutError."""
-        return self._thread.run(self._running.wait_exit(pid, timeout_s))
+        return self._thread.run(self._inner.wait_exit(pid, timeout_s))
 
     def wait_restarted(self, name: str, *, old_pid: int, timeout_s: float = 120.0) -> ServiceState:
         """Return the service that took the place of process `old_pid`. Raises TimeoutError."""
-        return self._thread.run(self._running.wait_restarted(name, old_pid, timeout_s))
+        return self._thread.run(self._inner.wait_restarted(name, old_pid, timeout_s))
 
-    async def _make(self) -> None:
-        self._inner = AsyncLocalCluster(self.spec, on_line=self._on_line, on_notice=self._on_notice)
-
-    def _stop(self, loop: LoopThread, inner: AsyncLocalCluster) -> None:
+    def _stop(self, loop: LoopThread) -> None:
         try:
-            loop.run(inner.stop())
+            loop.run(self._inner.stop())
         except BaseException:
-            loop.run(inner.stop())  # interrupted: everything is killed by now, so this is quick
+            loop.run(self._inner.stop())  # interrupted: all is being killed, so this is quick
             raise
 
     def _addresses(self, kind: str) -> tuple[str, ...]:
         return tuple(state.address for state in self.services if state.kind == kind)
-
-    @property
-    def _running(self) -> AsyncLocalCluster:
-        if self._inner is None:
-            raise RuntimeError("the cluster was not started")
-        return self._inner
 
     @property
     def _thread(self) -> LoopThread:
