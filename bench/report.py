@@ -165,7 +165,7 @@ def publish(report: Report, *, as_json: bool, document: bool) -> int:
     return 0 if report.mark.passed else 1
 
 
-_HEADINGS = ("", "unit", "median", "95 % interval of the median", "p95", "count")
+_HEADINGS = ("", "unit", "median", "95 % interval", "p95", "count")
 
 
 def _rows(report: Report) -> list[tuple[str, ...]]:
@@ -220,6 +220,7 @@ def to_markdown(report: Report) -> str:
         report.method,
         "\n".join(f"| {' | '.join(row)} |" for row in table),
         "\n".join(f"- {note}" for note in report.notes),
+        "The interval is that of the median, from ranks alone.",
         f"Run on {run.date} with `{run.command}`.",
         "\n".join(f"- {name}: {value}" for name, value in run.machine.items()),
         "Versions: " + ", ".join(f"{name} {value}" for name, value in run.versions.items()) + ".",

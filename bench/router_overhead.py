@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC is imported
@@ -76,9 +77,9 @@ class Bench:
             (self.grpc_ways.by_router, self.timings.router),
             (self.grpc_ways.by_relay, self.timings.relay),
         ]
+        orders = list(permutations(ways))  # so that each way follows each other one as often
         for turn in range(first_turn, first_turn + turns):
-            start = turn % len(ways)
-            for way, found in (*ways[start:], *ways[:start]):
+            for way, found in orders[turn % len(orders)]:
                 found.append(await way())
 
     def _peer_turn(self, turn: int) -> None:
