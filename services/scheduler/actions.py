@@ -22,6 +22,7 @@ class StartLoad:
     slots: int
     context_tokens_max: int
     memory_bytes: int
+    request_id: str  # the request that has waited for longest, for the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,6 +172,7 @@ def _load(turn: Turn, start: Start, key: DeviceKey, need_bytes: int) -> None:
             slots=deployment.spec.slots,
             context_tokens_max=deployment.spec.context_tokens_max,
             memory_bytes=need_bytes,
+            request_id=next(iter(start.waiters)),
         )
     )
 

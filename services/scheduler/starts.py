@@ -228,14 +228,15 @@ def _for_callers(error: BriskError) -> BriskError:
             | InternalError()
         ):
             return error
-        case UnavailableError() if error.retry_after_s is not None:
-            return error
-        case _:
-            return UnavailableError(
-                error.message,
-                reason=Reason.NOT_LEADER
-                if error.reason == Reason.STALE_EPOCH
-                else (error.reason if isinstance(error, UnavailableError) else Reason.WORKER_LOST),
-                retry_after_s=RETRY_AFTER_S,
-                metadata=error.metadata,
-            )
+        case UnavailableError() if error.reason == Reason.STORE_UNREACHABLE:
+            reason = Reason.STORE_UNREACHABLE
+        case _ if error.reason == Reason.STALE_EPOCH:
+            reason = Reason.NOT_LEADER
+        case _:  # its worker went, leaves or took too long: to the caller all the same
+            reason = Reason.WORKER_LOST
+    return UnavailableError(
+        error.message,
+        reason=reason,
+        retry_after_s=error.retry_after_s or RETRY_AFTER_S,
+        metadata=error.metadata,
+    )

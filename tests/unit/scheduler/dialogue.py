@@ -47,6 +47,7 @@ ERRORS: dict[str, BriskError] = {
     "leaving": errors.UnavailableError(
         "worker leaves", reason=Reason.SHUTTING_DOWN, retry_after_s=0.5
     ),
+    "storeless": errors.UnavailableError("no store", reason=Reason.STORE_UNREACHABLE),
     "full": errors.ResourceExhaustedError("device full", reason=Reason.INSUFFICIENT_MEMORY),
     "broken": errors.InternalError("it broke", reason=Reason.ENGINE_FAILED),
     "stale": errors.FailedPreconditionError("a newer leader", reason=Reason.STALE_EPOCH),

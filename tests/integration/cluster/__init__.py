@@ -1,0 +1,1 @@
+"""The whole stack end to end: real processes, real Redis, real models."""
