@@ -145,50 +145,54 @@ def _tensor(name: str, fields: object) -> Tensor:
             f"has a tensor name of {len(name.encode())} bytes, "
             f"allowed are 1 to {NAME_BYTES_MAX}: {shorten(name)}"
         )
-    shown = shorten(name)
     if not is_object(fields) or fields.keys() != _FIELDS:
-        raise MalformedError(f"describes tensor {shown} otherwise than by dtype, shape and offsets")
+        raise _fault(name, "is described otherwise than by dtype, shape and data_offsets")
     dtype = fields["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         given = shorten(dtype) if isinstance(dtype, str) else described(dtype)
-        raise MalformedError(f"has tensor {shown} of unknown type {given}")
-    shape = _integers(fields["shape"], f"the shape of tensor {shown}")
+        raise _fault(name, f"has the unknown type {given}")
+    shape = _integers(name, "shape", fields["shape"])
     if len(shape) > RANK_MAX:
-        raise MalformedError(
-            f"has tensor {shown} with {len(shape)} dimensions, the limit is {RANK_MAX}"
-        )
-    offsets = _integers(fields["data_offsets"], f"the offsets of tensor {shown}")
+        raise _fault(name, f"has {len(shape)} dimensions, the limit is {RANK_MAX}")
+    offsets = _integers(name, "data_offsets", fields["data_offsets"])
     if len(offsets) != 2:  # noqa: PLR2004 - a begin and an end
-        raise MalformedError(f"gives tensor {shown} {len(offsets)} offsets instead of two")
+        raise _fault(name, f"has {len(offsets)} offsets instead of two")
     tensor = Tensor(name=name, dtype=dtype, shape=shape, begin=offsets[0], end=offsets[1])
     _check_size(tensor)
     return tensor
 
 
-def _integers(value: object, what: str) -> tuple[int, ...]:
+def _fault(tensor: str, problem: str) -> MalformedError:
+    return MalformedError(f"has a header in which tensor {shorten(tensor)} {problem}")
+
+
+def _integers(tensor: str, field: str, value: object) -> tuple[int, ...]:
     if not is_list(value):
-        raise MalformedError(f"gives {what} as {described(value)}")
-    for member in value:
-        if not is_integer(member) or not 0 <= member <= INTEGER_MAX:
-            given = member if is_integer(member) else described(member)
-            raise MalformedError(f"has {given} in {what}")
-    return tuple(member for member in value if is_integer(member))
+        raise _fault(tensor, f"has {described(value)} as {field}")
+    integers = tuple(member for member in value if is_integer(member))
+    if len(integers) != len(value):
+        odd = next(member for member in value if not is_integer(member))
+        raise _fault(tensor, f"has {described(odd)} in its {field}")
+    for integer in integers:
+        if not 0 <= integer <= INTEGER_MAX:
+            raise _fault(tensor, f"has {integer} in its {field}")
+    return integers
 
 
 def _check_size(tensor: Tensor) -> None:
     """Refuse a tensor whose type and shape do not make up its bytes."""
-    shown = shorten(tensor.name)
     bits = DTYPE_BITS[tensor.dtype]
     for dimension in tensor.shape:
         bits *= dimension
         if bits > INTEGER_MAX:
-            raise MalformedError(f"has tensor {shown} of a shape too large for any file")
+            raise _fault(tensor.name, "has a shape too large for any file")
     if bits % 8:
-        raise MalformedError(f"has tensor {shown} that ends within a byte")
+        raise _fault(tensor.name, "ends within a byte")
     if tensor.size_bytes != bits // 8:
-        raise MalformedError(
-            f"has tensor {shown} of {tensor.dtype} {list(tensor.shape)}, which takes {bits // 8} "
-            f"bytes, at offsets {tensor.begin} to {tensor.end}"
+        raise _fault(
+            tensor.name,
+            f"is {tensor.dtype} {list(tensor.shape)}, which takes {bits // 8} bytes, "
+            f"but lies at {tensor.begin} to {tensor.end}",
         )
 
 
