@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -123,13 +124,7 @@ class Starter:
         except asyncio.CancelledError:
             if stop is not None:
                 stop()
-            # Memory may only be given back once the thread is done with it, so a second
-            # cancellation must not cut this wait short. `stop` bounds it.
-            while not future.done():
-                try:
-                    await asyncio.wait((future,))
-                except asyncio.CancelledError:
-                    continue
+            await _until_done(future)
             if not future.cancelled():
                 future.exception()  # seen; the cancellation is what counts
             raise
@@ -221,8 +216,19 @@ async def _both(
     finally:
         one.cancel()
         other.cancel()
-        await asyncio.wait((one, other))
+        await _until_done(one, other)
     for task in (one, other):
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
     return one.result(), other.result()
+
+
+async def _until_done(*futures: asyncio.Future[Any]) -> None:
+    """Wait for what was told to stop, even if cancelled again meanwhile.
+
+    Memory may only be given back once no thread uses it any more. A read stops within one chunk
+    and building takes a fraction of a second, so the wait is short.
+    """
+    while not all(future.done() for future in futures):
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait(futures)

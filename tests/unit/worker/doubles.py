@@ -22,6 +22,13 @@ VOCABULARY = 100
 GREEDY = Sampling(temperature=0.0)
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Return once something holds that another thread or task brings about."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - there is no event for everything
+            await asyncio.sleep(0.001)
+
+
 class CountingDecoder:
     """Continues every sequence with the next number; what it was shown is written down."""
 
