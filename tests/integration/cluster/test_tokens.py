@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from brisk_client import AsyncClient, FinishReason, InvalidRequestError
+from brisk_client import AsyncClient, FinishReason, InvalidRequestError, SamplingOptions
 
 from tests.integration.cluster.conftest import Deploy
 from tests.models import KINDS, reference_greedy
@@ -102,31 +102,46 @@ async def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(
 
 async def test_streamed_text_is_the_whole_text(client: AsyncClient, deploy: Deploy) -> None:
     name = await deploy()
-    options = {"max_tokens": TOKENS, "temperature": 0.0, "ignore_eos": True}
-    chunks = [chunk async for chunk in client.generate(name, "Hello", **options)]  # type: ignore[arg-type]
-    result = await client.generate(name, "Hello", **options).result()  # type: ignore[arg-type]
+    options = SamplingOptions(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
+    chunks = [chunk async for chunk in client.generate(name, "Hello", **options)]
+    result = await client.generate(name, "Hello", **options).result()
     assert "".join(chunk.text for chunk in chunks) == result.text
     assert len(chunks) > 1
     assert chunks[-1].finish_reason is not None
     assert all(chunk.finish_reason is None for chunk in chunks[:-1])
 
 
-async def test_chat_needs_a_template_and_uses_it(
+async def test_chat_renders_the_models_own_template(
     client: AsyncClient, deploy: Deploy, folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    name = await deploy()
-    messages = [{"role": "user", "content": "Hello"}]
-    with pytest.raises(InvalidRequestError) as caught:
-        await client.chat(name, messages).result()
-    assert caught.value.reason == "NO_CHAT_TEMPLATE"
-
-    folder = Path(shutil.copytree(folder_of("llama"), tmp_path / "with-template"))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    folder = Path(shutil.copytree(folder_of("llama"), tmp_path / "templated"))
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    _set_template(folder, template)
     await client.deploy("templated", source=folder)
-    options = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
-    spoken = await client.chat("templated", messages, **options).result()  # type: ignore[arg-type]
-    plain = await client.generate("templated", "<user>Hello", **options).result()  # type: ignore[arg-type]
+    options = SamplingOptions(max_tokens=8, temperature=0.0, ignore_eos=True)
+    messages = [{"role": "user", "content": "Hello"}]
+    spoken = await client.chat("templated", messages, **options).result()
+    plain = await client.generate("templated", "<user>Hello", **options).result()
     await client.delete("templated")
     assert spoken.token_ids == plain.token_ids
+
+
+async def test_chat_with_a_model_that_has_no_template_is_refused(
+    client: AsyncClient, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folder_of("llama"), tmp_path / "untemplated"))
+    _set_template(folder, None)
+    await client.deploy("untemplated", source=folder)
+    with pytest.raises(InvalidRequestError) as caught:
+        await client.chat("untemplated", [{"role": "user", "content": "Hello"}]).result()
+    assert caught.value.reason == "NO_CHAT_TEMPLATE"
+    await client.delete("untemplated")
+
+
+def _set_template(folder: Path, template: str | None) -> None:
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("chat_template", None)
+    if template is not None:
+        config["chat_template"] = template
+    path.write_text(json.dumps(config))

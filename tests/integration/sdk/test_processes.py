@@ -28,7 +28,7 @@ GOOD = """
 import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 facts = {"id": "s-1", "grpc": "127.0.0.1:1", "metrics": "127.0.0.1:2", "pid": os.getpid()}
-print(json.dumps({"level": "info", "event": "serving"}), flush=True)
+print(json.dumps({"level": "info", "message": "serving"}), flush=True)
 with open(sys.argv[1] + ".tmp", "w") as file:
     json.dump(facts, file)
 os.replace(sys.argv[1] + ".tmp", sys.argv[1])

@@ -229,7 +229,7 @@ def test_a_log_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_log_lines_are_readable_with_and_without_colour() -> None:
     line = (
         '{"timestamp": "2026-11-21T09:30:00.123456Z", "level": "warning", '
-        '"event": "worker lost", "worker": "w-1"}'
+        '"message": "worker lost", "worker": "w-1"}'
     )
     assert plain_line(line) == "warning: worker lost worker=w-1"
     assert render("router", line).plain == "router     09:30:00.123 worker lost worker=w-1"
@@ -238,7 +238,7 @@ def test_log_lines_are_readable_with_and_without_colour() -> None:
 
 
 def test_a_trace_in_the_log_is_shown() -> None:
-    line = '{"level": "error", "event": "failed", "exception": "Traceback: x"}'
+    line = '{"level": "error", "message": "failed", "exception": "Traceback: x"}'
     assert render("worker-0", line).plain.endswith("failed\nTraceback: x")
 
 

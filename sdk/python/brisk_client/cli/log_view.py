@@ -25,7 +25,7 @@ _LEVELS: Final = {
 }
 _NAME_WIDTH: Final = 10
 _TIME_START, _TIME_END = 11, 23  # the time of day within an ISO 8601 stamp
-_HIDDEN: Final = {"timestamp", "level", "event", "exception", "service", "logger"}
+_HIDDEN: Final = {"timestamp", "level", "message", "exception", "service", "logger"}
 
 
 class LogView:
@@ -54,7 +54,7 @@ def render(name: str, line: str) -> Text:
     stamp = str(fields.get("timestamp", ""))
     level = str(fields.get("level", "info"))
     made.append(f"{stamp[_TIME_START:_TIME_END]} ", style="dim")
-    made.append(str(fields.get("event", "")), style=_LEVELS.get(level, "default"))
+    made.append(str(fields.get("message", "")), style=_LEVELS.get(level, "default"))
     for key, value in fields.items():
         if key not in _HIDDEN:
             made.append(f" {key}=", style="dim")

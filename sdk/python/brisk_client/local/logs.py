@@ -55,8 +55,9 @@ def plain_line(line: str) -> str:
     if fields is None:
         return line.rstrip()
     level = str(fields.pop("level", "info"))
-    event = str(fields.pop("event", ""))
-    fields.pop("timestamp", None)
+    message = str(fields.pop("message", ""))
+    for name in ("timestamp", "service", "logger"):
+        fields.pop(name, None)
     trouble = str(fields.pop("exception", ""))
     rest = " ".join(f"{name}={value}" for name, value in fields.items())
-    return f"{level}: {event} {rest}".rstrip() + (f"\n{trouble}" if trouble else "")
+    return f"{level}: {message} {rest}".rstrip() + (f"\n{trouble}" if trouble else "")
