@@ -51,7 +51,8 @@ PageBuffer::PageBuffer(std::size_t size) : size_(size) {
   if (size > SIZE_MAX / 2) throw std::bad_alloc();
   const std::size_t room = room_size(size);
   const std::size_t alignment = room >= kHugePage ? kHugePage : kPage;
-  const std::size_t reserved = room + alignment + 2 * kPage;
+  // Aligning moves the data by less than `alignment`; one page before and one behind are guards.
+  const std::size_t reserved = room + alignment + kPage;
   void* const raw = ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (raw == MAP_FAILED) throw std::bad_alloc();
   const auto start = reinterpret_cast<std::uintptr_t>(raw);

@@ -21,7 +21,6 @@ using brisk::ChunkReader;
 using brisk::DirectFile;
 using brisk::kChunkBytes;
 using brisk::PageBuffer;
-using brisk::SystemCalls;
 
 // Lets threads through only once it is open.
 class Gate {
@@ -51,8 +50,8 @@ class Gate {
 
 // A sparse file of `chunks` chunks, and memory for one of them per thread.
 struct Fixture {
-  explicit Fixture(std::uint64_t chunks, const SystemCalls& calls = {})
-      : scratch_memory(kThreads * kChunkBytes), file(make(chunks), calls) {}
+  explicit Fixture(std::uint64_t chunks)
+      : scratch_memory(kThreads * kChunkBytes), file(make(chunks)) {}
 
   static constexpr unsigned kThreads = 4;
 
@@ -145,6 +144,21 @@ TEST("the first failure stops the others and comes out of wait") {
   ChunkReader reader(fixture.file, 1, fixture.place(), consume, nullptr);
   CHECK_THROWS(std::logic_error, reader.wait({}));
   CHECK(begun == 4);
+}
+
+TEST("a failure on one thread keeps the other threads from beginning more chunks") {
+  Fixture fixture(100);
+  Gate gate;
+  std::atomic<int> begun{0};
+  const auto consume = [&](const Chunk& chunk) {
+    ++begun;
+    if (chunk.index > 0) return gate.pass();
+    gate.await_waiting(Fixture::kThreads - 1);
+    throw std::logic_error("chunk 0");
+  };
+  ChunkReader reader(fixture.file, Fixture::kThreads, fixture.place(), consume, nullptr);
+  CHECK_THROWS(std::logic_error, reader.wait([&](std::uint64_t) { gate.open(); }));
+  CHECK(begun < 100);
 }
 
 TEST("the watch runs on the waiting thread while chunks are read, and may end the job") {

@@ -90,6 +90,17 @@ TEST("populating in the background keeps what was written meanwhile, and ends wh
   }
 }
 
+TEST("stopping does not wait for the rest of a large buffer") {
+  constexpr std::size_t kLarge = 1024 * kMiB;
+  const PageBuffer buffer(kLarge);
+  {
+    const brisk::BackgroundPopulate populate(buffer);
+  }
+  unsigned char resident = 0;
+  CHECK(::mincore(buffer.bytes().data() + kLarge - 4096, 4096, &resident) == 0);
+  CHECK((resident & 1) == 0);
+}
+
 TEST("huge pages are told from small ones") {
   const PageBuffer small(kMiB);
   CHECK(!small.in_huge_pages());

@@ -188,11 +188,10 @@ class _Job:
         self._obey(0)
         for chunk, offset in enumerate(range(0, self._size, CHUNK_BYTES)):
             if offset:
-                self._obey(offset)
                 if time.monotonic() - reported_s >= _PROGRESS_S:
                     self._report(offset)
                     reported_s = time.monotonic()
-                    self._obey(offset)
+                self._obey(offset)
             yield chunk, offset, min(CHUNK_BYTES, self._size - offset)
         self._report(self._size)
 

@@ -1,12 +1,11 @@
-"""Both implementations, files to read, and places where the kernel behaves unusually."""
+"""Both implementations, files to read, and disks that behave unusually."""
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,27 +39,26 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)  # noqa: S311  equal sizes shall give equal bytes
 
 
-def mounted(kind: str, options: str, folder: Path) -> Iterator[Path]:
-    """Yield `folder` with an empty file system on it; skip where that is not allowed."""
+def run_on_disk(kind: str, options: str, folder: Path, code: str, *arguments: str | Path) -> str:
+    """Run Python `code` with an empty file system mounted on `folder`; return what it prints.
+
+    The mount lives in a namespace of its own, so it needs no root and cannot be left behind.
+    Skips the test where even that is not allowed.
+    """
     folder.mkdir()
-    command = ["mount", "-t", kind, "-o", options, "none", str(folder)]
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command here")
-    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip(f"mounting a {kind} is not allowed here")
+    inside = ["unshare", "--map-root-user", "--mount"]
+    mount = ["sh", "-c", 'mount -t "$1" -o "$2" none "$3" || exit 77; shift 3; exec "$@"', "sh"]
+    program = [sys.executable, "-c", code, *arguments]
     try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 6 MiB."""
-    yield from mounted("tmpfs", "size=6m", tmp_path / "disk")
-
-
-@pytest.fixture
-def disk_without_direct(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system that refuses O_DIRECT."""
-    yield from mounted("ramfs", "mode=0755", tmp_path / "disk")
+        ran = subprocess.run(
+            [*inside, *mount, kind, options, folder, *program],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare command here")
+    if ran.returncode == 77 or ran.stderr.startswith("unshare:"):
+        pytest.skip(f"mounting a {kind} is not allowed here: {ran.stderr}")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout

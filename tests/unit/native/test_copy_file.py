@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from brisk_native import CHUNK_BYTES, ReadCancelledError, ShortReadError
 
-from tests.unit.native.conftest import LONG_READ_BYTES, noise
+from tests.unit.native.conftest import LONG_READ_BYTES, noise, run_on_disk
 from tests.unit.native.loaders import MODULES, Loader
 
 # Copies argv[2] to argv[3] with files limited to 5 MiB, and prints the errno it got.
@@ -23,6 +23,21 @@ try:
     loader.copy_file(sys.argv[2], sys.argv[3])
 except OSError as error:
     print(error.errno, error.filename)
+"""
+
+# Copies argv[2], which is too large, to the disk argv[3]; prints the error, what is left, and the
+# number of chunks of a copy that fits.
+FILL_A_DISK = """
+import importlib, os, pathlib, sys
+loader = importlib.import_module(sys.argv[1])
+source, disk = sys.argv[2], pathlib.Path(sys.argv[3])
+try:
+    loader.copy_file(source, disk / "target")
+except OSError as error:
+    print(error.errno, error.filename)
+print(list(disk.iterdir()))
+os.truncate(source, 5 << 20)
+print(len(loader.copy_file(source, disk / "target")))
 """
 
 
@@ -62,17 +77,12 @@ def test_an_existing_target_is_refused_and_left_alone(
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_full_disk_is_enospc_and_leaves_no_copy(
-    loader: Loader, tmp_path: Path, tiny_disk: Path
-) -> None:
-    source = tmp_path / "source"
+def test_a_full_disk_is_enospc_and_leaves_no_copy(loader: Loader, tmp_path: Path) -> None:
+    source, disk = tmp_path / "source", tmp_path / "disk"
     source.write_bytes(noise(2 * CHUNK_BYTES))
-    target = tiny_disk / "target"
-    with pytest.raises(OSError, match="No space left") as caught:
-        loader.copy_file(source, target)
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(target))
-    assert list(tiny_disk.iterdir()) == []
-    assert len(loader.copy_file(__file__, target)) == 1
+    arguments = (MODULES[loader.name], source, disk)
+    printed = run_on_disk("tmpfs", "size=6m", disk, FILL_A_DISK, *arguments)
+    assert printed == f"{errno.ENOSPC} {disk / 'target'}\n[]\n2\n"
 
 
 def test_a_refused_write_is_its_errno_and_leaves_no_copy(loader: Loader, tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ def test_any_contiguous_buffer_will_do(loader: Loader) -> None:
     assert loader.crc32c(memoryview(data)[100:200]) == loader.crc32c(data[100:200])
 
 
+def test_the_buffer_is_let_go_after_the_call(loader: Loader) -> None:
+    data = bytearray(10)
+    loader.crc32c(data)
+    data.append(1)  # a bytearray that somebody holds refuses to grow
+
+
 def test_what_has_no_contiguous_bytes_is_refused(loader: Loader) -> None:
     with pytest.raises(BufferError, match="contiguous"):
         loader.crc32c(memoryview(b"abcdef")[::2])

@@ -10,11 +10,21 @@ import pytest
 from brisk_native import CHUNK_BYTES
 
 from tests.unit.native import loaders
-from tests.unit.native.conftest import noise
-from tests.unit.native.loaders import Loader
+from tests.unit.native.conftest import noise, run_on_disk
+from tests.unit.native.loaders import MODULES, Loader
 
 # An ordinary file with its true size that any user may read, on a file system without O_DIRECT.
 SYSFS_FILE = Path("/sys/kernel/btf/vmlinux")
+
+# Reads a copy of argv[2] on the disk argv[3]; prints whether it is the same and was read directly.
+READ_FROM_A_DISK = """
+import importlib, pathlib, sys
+loader = importlib.import_module(sys.argv[1])
+content, path = pathlib.Path(sys.argv[2]).read_bytes(), pathlib.Path(sys.argv[3], "file")
+path.write_bytes(content)
+buffer, result = loader.read_file(path, expected_crc32c=loader.checksum_file(path))
+print(bytes(buffer) == content, result.direct)
+"""
 
 
 @pytest.fixture
@@ -35,14 +45,12 @@ def test_direct_is_what_the_file_system_grants(native: Loader, tmp_path: Path) -
 
 
 def test_a_file_system_without_direct_reads_is_read_all_the_same(
-    loader: Loader, disk_without_direct: Path
+    loader: Loader, tmp_path: Path
 ) -> None:
-    content = noise(CHUNK_BYTES + 4097)
-    (disk_without_direct / "f").write_bytes(content)
-    checksums = loader.checksum_file(disk_without_direct / "f")
-    buffer, result = loader.read_file(disk_without_direct / "f", expected_crc32c=checksums)
-    assert bytes(buffer) == content
-    assert result.direct is False
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    source.write_bytes(noise(CHUNK_BYTES + 4097))
+    arguments = (MODULES[loader.name], source, disk)
+    assert run_on_disk("ramfs", "mode=0755", disk, READ_FROM_A_DISK, *arguments) == "True False\n"
 
 
 def test_a_kernel_file_that_gives_a_page_at_a_time_is_read_whole(loader: Loader) -> None:
@@ -57,6 +65,11 @@ def test_the_python_reader_never_claims_direct_reads(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(noise(5000))
     result = loaders.find("python").read_file(tmp_path / "f")[1]
     assert (result.direct, result.huge_pages) == (False, False)
+
+
+def test_memory_too_small_for_a_huge_page_is_not_called_one(native: Loader, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(noise(1 << 20))
+    assert native.read_file(tmp_path / "f")[1].huge_pages is False
 
 
 def test_a_direct_read_leaves_the_page_cache_alone(native: Loader, tmp_path: Path) -> None:

@@ -218,21 +218,24 @@ def test_progress_that_raises_ends_the_call_with_its_own_error(
     assert caught.value.args[0] < LONG_READ_BYTES
 
 
-def test_a_signal_gets_in_while_a_file_is_read(loader: Loader, long_file: Path) -> None:
+def test_a_signal_ends_a_job_that_is_running(
+    loader: Loader, tmp_path: Path, long_file: Path
+) -> None:
     def refuse(number: int, frame: FrameType | None) -> None:
         raise RaisedInTestError
 
-    def read_under_alarm() -> None:
+    def copy_under_alarm() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.001)
-        loader.read_file(long_file)
+        loader.copy_file(long_file, tmp_path / "copy")
 
     before = signal.signal(signal.SIGALRM, refuse)
     try:
         with pytest.raises(RaisedInTestError):
-            read_under_alarm()
+            copy_under_alarm()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    assert not (tmp_path / "copy").exists()  # so the handler did not run after the job
 
 
 def test_views_are_writable_bytes_and_outlive_the_buffer(loader: Loader, tmp_path: Path) -> None:
