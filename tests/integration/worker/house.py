@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+import urllib.request
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,9 @@ from brisk.storage.v1 import storage_service_pb2 as storage_pb2
 from brisk.storage.v1 import storage_service_pb2_grpc as storage_grpc
 from brisk.worker.v1 import worker_service_pb2 as pb2
 from brisk.worker.v1 import worker_service_pb2_grpc as pb2_grpc
+
+from services.common.errors import BriskError
+from services.common.status import from_rpc_error
 
 NODE: Final = "node-a"
 START_S_MAX: Final = 90.0  # importing torch on a busy machine
@@ -56,6 +61,15 @@ class Process:
     def events(self) -> list[dict[str, object]]:
         """Return its log lines, parsed."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    async def scrape(self) -> str:
+        """Return what it exports to Prometheus."""
+
+        def fetch() -> str:
+            with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as reply:
+                return str(reply.read().decode())
+
+        return await asyncio.to_thread(fetch)
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -102,6 +116,7 @@ class Cluster:
     worker: Process
     storemgr: Process
     redis_url: str
+    storemgr_folder: Path
     models: dict[str, model_pb2.ModelInfo] = field(default_factory=dict)
 
     async def import_model(self, folder: Path, name: str) -> model_pb2.ModelInfo:
@@ -125,7 +140,12 @@ def run_cluster(folder: Path, redis_url: str, **settings: str) -> Iterator[Clust
     try:
         storemgr.wait_ready()
         worker.wait_ready()
-        yield Cluster(worker=worker, storemgr=storemgr, redis_url=redis_url)
+        yield Cluster(
+            worker=worker,
+            storemgr=storemgr,
+            redis_url=redis_url,
+            storemgr_folder=folder / "data",
+        )
     finally:
         worker.end()
         storemgr.end()
@@ -176,3 +196,28 @@ async def load(
 async def describe(stub: pb2_grpc.WorkerServiceAsyncStub) -> placement_pb2.WorkerState:
     """Return the worker's state."""
     return (await stub.Describe(pb2.DescribeRequest(), timeout=10)).state
+
+
+async def until_state(
+    stub: pb2_grpc.WorkerServiceAsyncStub, holds: Callable[[placement_pb2.WorkerState], bool]
+) -> placement_pb2.WorkerState:
+    """Return the first state that something holds for."""
+    async with asyncio.timeout(30):
+        while not holds(state := await describe(stub)):  # noqa: ASYNC110 - there is no watch
+            await asyncio.sleep(_POLL_S)
+    return state
+
+
+async def text_of(stub: pb2_grpc.WorkerServiceAsyncStub, request: pb2.GenerateRequest) -> str:
+    """Return the whole text of a sequence."""
+    return "".join([each.chunk.text async for each in stub.Generate(request, timeout=60)])
+
+
+async def refusal(call: AsyncIterable[object]) -> BriskError:
+    """Return the error that ends a stream."""
+    try:
+        async for _ in call:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    raise AssertionError("was not refused")
