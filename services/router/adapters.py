@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Final
@@ -39,6 +40,7 @@ from services.router.ports import AcquireEvent, Grant, RouteUpdate
 # A watch is renewed now and then: no call is without a deadline, and a fresh snapshot mends
 # whatever went wrong in the table.
 _WATCH_S_MAX: Final = 300.0
+_TRAILER_S_MAX: Final = 0.25  # usually it comes with the last message
 _RETRY_AFTER_S: Final = 1.0
 _NOT_THE_LEADER: Final = frozenset(
     {Reason.UNAVAILABLE, Reason.NOT_LEADER, Reason.NO_LEADER, Reason.SHUTTING_DOWN}
@@ -67,6 +69,7 @@ class GrpcScheduler:
             try:
                 async for response in call:
                     if response.HasField("granted"):
+                        await _see_out(call)
                         yield _grant(grant_id, response.granted)
                         return
                     yield progress_from_proto(response.progress)
@@ -154,6 +157,13 @@ class GrpcWorkers:
         """Connect now, so that the first request does not have to."""
         with suppress(ResourceExhaustedError), self._pool.use(route.worker_address) as channel:
             channel.get_state(try_to_connect=True)
+
+
+async def _see_out(call: grpc.aio.Call) -> None:
+    """Let the scheduler end the stream: a cancel in that moment would give the grant up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_TRAILER_S_MAX):
+            await call.code()
 
 
 def _worker_told(error: grpc.aio.AioRpcError) -> BriskError:

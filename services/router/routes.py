@@ -27,11 +27,6 @@ class RouteTable:
     def __len__(self) -> int:
         return len(self._by_instance)
 
-    @property
-    def leader_epoch(self) -> int:
-        """The epoch of the newest leader heard of; 0 before the first."""
-        return self._epoch
-
     def apply(self, update: RouteUpdate) -> frozenset[str]:
         """Take the changes in and return the deployments concerned; none if from an old leader."""
         if update.leader_epoch < self._epoch:

@@ -52,6 +52,7 @@ class FakeScheduler(pb2_grpc.SchedulerServiceServicer):
         self.ready: dict[str, Route] = {}
         self.startable: dict[str, Route] = {}
         self.started = asyncio.Event()
+        self.linger_s = 0.0  # between a grant and the end of its stream
         self.acquired: list[pb2.AcquireRequest] = []
         self.acquiring = 0
         self.acquire_seconds: list[float] = []  # how long each caller said it would wait
@@ -98,7 +99,8 @@ class FakeScheduler(pb2_grpc.SchedulerServiceServicer):
                     await self.publish(route)
             granted = pb2.Granted(route=route_to_proto(route), start=report_to_proto(report))
             yield pb2.AcquireResponse(granted=granted)
-        except asyncio.CancelledError:
+            await asyncio.sleep(self.linger_s)
+        except (asyncio.CancelledError, GeneratorExit):  # waiting, or telling what it knows
             self.given_up.release()
             raise
         finally:

@@ -124,6 +124,18 @@ async def test_many_cold_requests_all_get_their_tokens(redis_url: str, tmp_path:
             await asyncio.sleep(0.01)
 
 
+async def test_a_granted_acquisition_is_left_to_end_by_itself(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with run_house(redis_url, tmp_path) as house:
+        house.scheduler.startable["i1"] = house.worker.hold(FakeWorker(name="i1"))
+        house.scheduler.started.set()
+        house.scheduler.linger_s = 0.05
+        assert (await house.generate(ask(4))).tokens == expected(4)
+        await until(lambda: not house.scheduler.acquiring)
+        assert house.scheduler.given_up.locked(), "a call cancelled now would give the grant up"
+
+
 async def test_an_unknown_model_is_told_with_its_near_matches(
     redis_url: str, tmp_path: Path
 ) -> None:

@@ -197,6 +197,28 @@ async def test_a_grant_is_released_once_and_off_the_path(
     assert scheduler.released == [scheduler.acquired[0][0]]
 
 
+async def test_a_seat_left_early_releases_its_grant_too(
+    guests: Guests, scheduler: FakeScheduler
+) -> None:
+    scheduler.startable = [a_route("new")]
+    await guests.ask("r1")
+    with await guests.seat("r1"):
+        pass
+    await guests.dispatcher.aclose()
+    assert len(scheduler.released) == 1
+
+
+async def test_those_in_line_move_on_as_soon_as_their_only_instance_is_forgotten(
+    guests: Guests, scheduler: FakeScheduler
+) -> None:
+    guests.dispatcher.table.learn(a_route("a", slots=1))
+    await guests.ask("r1")
+    await guests.ask("r2")
+    scheduler.startable = [a_route("b")]
+    guests.dispatcher.forget(a_route("a"))  # r1 still has its seat
+    assert (await guests.seat("r2")).route.instance_id == "b"
+
+
 async def test_each_acquisition_has_an_id_of_its_own(
     guests: Guests, scheduler: FakeScheduler
 ) -> None:
