@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -27,6 +26,7 @@ from services.storemgr.library import Library, LibraryLimits, Threads
 from services.storemgr.metrics import LOADER, UNUSABLE
 from services.storemgr.service import ENDLESS_METHODS, SERVICE_NAME, StorageServicer
 from services.storemgr.store import Store, StoreTakenError
+from services.storemgr.threads import begin, finish
 
 log = get_logger("services.storemgr")
 
@@ -75,11 +75,14 @@ async def main(config: StoremgrConfig) -> None:
 
 async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Library:
     threads = Threads(
-        imports=stack.enter_context(ThreadPoolExecutor(config.import_threads, "storemgr-import")),
-        files=stack.enter_context(ThreadPoolExecutor(config.file_threads, "storemgr-files")),
+        imports=ThreadPoolExecutor(config.import_threads, "storemgr-import"),
+        files=ThreadPoolExecutor(config.file_threads, "storemgr-files"),
     )
-    store, catalog = await asyncio.to_thread(_open_store, config)
+    store, catalog = await finish(begin(threads.files, _open_store, config))
+    # In reverse: end the imports, wait for the threads, and only then let others have the folder.
     stack.callback(store.close)
+    stack.callback(threads.files.shutdown)
+    stack.callback(threads.imports.shutdown)
     disk = NativeDisk()
     library = Library(
         store,

@@ -71,6 +71,18 @@ def test_shards_are_those_that_the_index_names(good: Path) -> None:
     assert weights == {"one.safetensors", "two.safetensors", INDEX}
 
 
+def test_a_folder_without_a_config_is_refused(good: Path) -> None:
+    (good / "config.json").unlink()
+    assert refusal_of(good) == "config.json is missing"
+
+
+def test_a_shard_that_the_index_names_and_nobody_has_is_refused(good: Path) -> None:
+    (good / WEIGHTS).rename(good / "one.safetensors")
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (good / INDEX).write_text(json.dumps(index))
+    assert refusal_of(good) == f"two.safetensors is missing though {INDEX} names it"
+
+
 def test_several_weight_files_that_nothing_joins_are_refused(good: Path) -> None:
     (good / WEIGHTS).rename(good / "one.safetensors")
     (good / "two.safetensors").touch()

@@ -16,7 +16,7 @@ from services.storemgr.manifest import MANIFEST, Manifest
 from services.storemgr.ports import Job, JobStoppedError
 from services.storemgr.source import parse_source
 from services.storemgr.store import Store
-from tests.broken_models import WEIGHTS, good_folder
+from tests.broken_models import WEIGHTS, broken_folder, good_folder
 from tests.unit.storemgr.disks import HookedDisk, fail_on, full_on
 
 
@@ -160,6 +160,15 @@ def test_too_little_room_is_told_before_a_byte_is_copied(store: Store, good: Pat
     assert_untouched(store)
 
 
+def test_a_broken_folder_is_refused_before_a_byte_is_copied(store: Store, tmp_path: Path) -> None:
+    touched: list[Path] = []
+    folder = broken_folder(tmp_path / "broken", "truncated")
+    with pytest.raises(InvalidArgumentError):
+        run(store, folder, HookedDisk(before=touched.append))
+    assert touched == []
+    assert_untouched(store)
+
+
 def test_files_that_are_linked_need_no_room(store: Store, good: Path) -> None:
     disk = HookedDisk()
     disk.free = (1 << 20) + 60_000  # room for tokenizer and manifest, not for the weights
@@ -220,20 +229,25 @@ def test_a_source_that_grows_between_survey_and_copy_is_refused(store: Store, go
     assert_untouched(store)
 
 
-def test_what_counts_is_the_staged_content_and_not_what_was_seen_first(
+def test_what_counts_is_the_staged_content_and_not_what_was_seen_outside(
     store: Store, good: Path
 ) -> None:
-    """The source is swapped for a broken file of the same size and time after it was inspected."""
+    """The source is broken, at the same size and time, exactly while it is copied."""
+    weights = good / WEIGHTS
+    content, status = weights.read_bytes(), weights.stat()
 
-    def swap(path: Path) -> None:
-        if path.name == "config.json":
-            status = (good / WEIGHTS).stat()
-            (good / WEIGHTS).unlink()
-            (good / WEIGHTS).write_bytes(b"\xff" * status.st_size)
-            os.utime(good / WEIGHTS, ns=(status.st_atime_ns, status.st_mtime_ns))
+    def put(name: str, path: Path, raw: bytes) -> None:
+        if path.name == name:
+            weights.write_bytes(raw)
+            os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
 
+    disk = HookedDisk(
+        before=lambda path: put("config.json", path, b"\xff" * len(content)),
+        after=lambda path: put(WEIGHTS, path, content),
+    )
     with pytest.raises(InvalidArgumentError, match=r"model\.safetensors is not a safetensors file"):
-        run(store, good, HookedDisk(before=swap))
+        run(store, good, disk, hard_links=False)
+    assert weights.read_bytes() == content
     assert_untouched(store)
 
 
