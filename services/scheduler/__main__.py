@@ -102,13 +102,14 @@ async def main(config: SchedulerConfig) -> None:
 
 def _reigns(
     config: SchedulerConfig, workers: GrpcWorkers, peers: RegistryPeers
-) -> Callable[[int, Callable[[], BriskError]], Reign]:
+) -> Callable[[int, int, Callable[[], BriskError]], Reign]:
     """Return how to begin a reign."""
     limits = Limits(learning_s=config.learning_s, waiters_max=config.waiters_max)
 
-    def begin(epoch: int, why_over: Callable[[], BriskError]) -> Reign:
+    def begin(epoch: int, term: int, why_over: Callable[[], BriskError]) -> Reign:
         return Reign(
             epoch=epoch,
+            term=term,
             workers=workers,
             peers=peers,
             limits=limits,

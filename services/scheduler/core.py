@@ -35,10 +35,18 @@ from services.scheduler.state import Limits, Start, State, Turn
 from services.scheduler.timers import Kind
 
 
-def new_state(*, epoch: int, now_s: float, limits: Limits | None = None) -> State:
-    """Return what the leader of `epoch` knows when it begins: nothing yet."""
+def new_state(*, epoch: int, term: int = 0, now_s: float, limits: Limits | None = None) -> State:
+    """Return what the leader of `epoch` knows when it begins: nothing yet.
+
+    A leader that loses its lease and wins it back in time keeps its epoch; `term` counts that.
+    """
     limits = limits or Limits()
-    return State(epoch=epoch, learning_until_s=now_s + limits.learning_s, limits=limits)
+    return State(
+        epoch=epoch,
+        instance_prefix=f"i{epoch:x}.{term}" if term else f"i{epoch:x}",
+        learning_until_s=now_s + limits.learning_s,
+        limits=limits,
+    )
 
 
 def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:

@@ -63,6 +63,7 @@ class Deployments:
             fields = dict(await self._records.read())
             if (mark := fields.pop(MARK, None)) is not None:
                 self._known, self._mark = decode(fields), mark
+                log.debug("deployments followed", count=len(self._known))
 
     async def put(self, epoch: int, deployment: Deployment) -> None:
         """Store one. Raises like `load`; then it may have been stored all the same."""

@@ -26,7 +26,7 @@ _FOLLOW_S: Final = 1.0
 _READ_PAUSE_S: Final = 0.5
 _LOCATED_S_MAX: Final = 1.0  # how long we tell callers the same leader without looking
 
-MakeReign = Callable[[int, Callable[[], BriskError]], Reign]
+MakeReign = Callable[[int, int, Callable[[], BriskError]], Reign]  # epoch, term, why it is over
 
 
 class Election:
@@ -50,6 +50,7 @@ class Election:
         self._standing: asyncio.Task[None] | None = None
         self._is_leaving = False
         self._located_s = -_LOCATED_S_MAX
+        self._last_epoch, self._term = 0, 0
 
     async def run(self) -> None:
         """Stand by and lead, for ever. Raises what a reign raises. Cancelling frees the lease."""
@@ -84,7 +85,10 @@ class Election:
 
     async def _lead(self, epoch: int) -> None:
         await self._load(epoch)
-        reign = self._make_reign(epoch, self._why_over)
+        # A lease that is won back before it has expired keeps its epoch.
+        self._term = self._term + 1 if epoch == self._last_epoch else 0
+        self._last_epoch = epoch
+        reign = self._make_reign(epoch, self._term, self._why_over)
 
         def opened() -> None:
             self._reign = reign

@@ -38,6 +38,7 @@ class Reign:
         self,
         *,
         epoch: int,
+        term: int,
         workers: Workers,
         peers: Peers,
         limits: Limits,
@@ -45,7 +46,7 @@ class Reign:
         why_over: Callable[[], BriskError],
     ) -> None:
         self.epoch = epoch
-        self.state: State = new_state(epoch=epoch, now_s=monotonic_s(), limits=limits)
+        self.state: State = new_state(epoch=epoch, term=term, now_s=monotonic_s(), limits=limits)
         self._board = RouteBoard(watchers_max)
         self._orders = Orders(
             epoch=epoch,

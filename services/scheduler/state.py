@@ -82,6 +82,7 @@ class State:
     """The cluster as the leader of `epoch` knows it."""
 
     epoch: int
+    instance_prefix: str  # no other state, of this or any other leader, has the same
     learning_until_s: float
     limits: Limits = field(default_factory=Limits)
     deployments: dict[str, Deployment] = field(default_factory=dict)
@@ -100,9 +101,9 @@ class State:
     _arrivals: int = 0
 
     def new_instance_id(self) -> str:
-        """Return an id that no leader has used: epochs are never used twice."""
+        """Return an id that nobody has used."""
         self._instances_made += 1
-        return f"i{self.epoch:x}-{self._instances_made}"
+        return f"{self.instance_prefix}-{self._instances_made}"
 
     def next_arrival(self) -> int:
         """Return the place behind all that came before."""
