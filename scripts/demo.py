@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> int:
     try:
         return _demo(large_model=options.large)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done; one more changes nothing
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     except subprocess.CalledProcessError as error:
