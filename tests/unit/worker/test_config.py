@@ -59,14 +59,28 @@ def test_the_default_is_one_device_with_a_share_of_the_memory(
 
 
 def test_the_control_groups_limit_counts_if_it_is_lower(tmp_path: Path) -> None:
-    def limit(text: str) -> int:
-        (tmp_path / "memory.max").write_text(text)
-        return memory_limit_bytes((tmp_path / "memory.max", tmp_path / "absent"))
+    own, root = tmp_path / "own", tmp_path / "root"
+    (root / "a/b").mkdir(parents=True)
+    (root / "memory/c").mkdir(parents=True)
 
-    whole = memory_limit_bytes(())
-    assert limit("max\n") == whole
-    assert limit("1073741824\n") == 2**30
-    assert limit(f"{whole * 2}\n") == whole
+    def limit(path: str, text: str) -> int:
+        (root / path).write_text(text + "\n")
+        limited = memory_limit_bytes(own, root)
+        (root / path).unlink()
+        return limited
+
+    whole = memory_limit_bytes(tmp_path / "absent", root)
+    own.write_text("4:cpu,memory:/c\n1:cpu:/\n0::/a/b\n")
+    assert limit("a/b/memory.max", "1073741824") == 2**30
+    assert limit("a/memory.max", "1073741824") == 2**30
+    assert limit("memory.max", "1073741824") == 2**30
+    assert limit("memory/c/memory.limit_in_bytes", "1073741824") == 2**30
+    assert limit("memory/memory.limit_in_bytes", "1073741824") == 2**30
+    assert limit("a/b/memory.max", "max") == whole
+    assert limit("a/b/memory.max", str(whole * 2)) == whole
+    own.write_text("0::/a\n")
+    assert limit("a/b/memory.max", "1073741824") == whole
+    assert limit("a/memory.max", "1073741824") == 2**30
 
 
 def test_devices_from_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
