@@ -115,8 +115,9 @@ def this_run(packages: Sequence[str], others: Mapping[str, str]) -> Run:
             "processor": _processor(),
             "cores": str(os.cpu_count()),
             "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
-            "system": f"{platform.system()} {platform.release()}",
-            "load before": f"{os.getloadavg()[0]:.1f}",
+            "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+            "load at the end": f"{os.getloadavg()[0]:.1f}",
+            "niceness": str(os.nice(0)),
         },
         versions={**versions, **others},
     )

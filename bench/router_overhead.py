@@ -23,8 +23,10 @@ from pathlib import Path
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC is imported
 
 import uvloop
-from brisk_client import Client
+from brisk_client import BriskError, Client
+from brisk_client.local.errors import LocalClusterError
 from brisk_client.local.sync import LocalCluster
+from grpc import RpcError
 
 from bench.first_token import GrpcWays, HttpWay, NoTokenError, Places
 from bench.peers import litellm
@@ -41,7 +43,7 @@ METHOD = (
     "prompt and sampling are the same, the model is the demo's. The figures are differences "
     "within a turn. LiteLLM's proxy is measured in blocks of the same run, before a stub server "
     "that answers at once, against that stub alone: one worker process, no key, no database, no "
-    "logging. Quiet or busy, all saw the same machine; absolute values elsewhere will differ."
+    "logging. It speaks HTTP where Brisk speaks gRPC, and translates between providers besides."
 )
 
 
@@ -205,8 +207,8 @@ def main(arguments: list[str]) -> int:
     turns = TURNS_QUICK if options.quick else TURNS
     try:
         timings, notes = measure(turns, with_peer=not options.no_peer)
-    except (StartError, NoTokenError) as error:
-        print(f"router_overhead: {error}", file=sys.stderr)
+    except (StartError, NoTokenError, LocalClusterError, BriskError, RpcError, OSError) as error:
+        print(f"router_overhead: could not measure: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
