@@ -40,10 +40,12 @@ class HookedDisk:
         self.before = before
         self.after = after
         self.free: int | None = None  # None: what is really free
+        self.jobs: list[Job] = []
         self._real = NativeDisk()
 
     def new_job(self) -> Job:
-        return HookedJob(self, self._real.new_job())
+        self.jobs.append(HookedJob(self, self._real.new_job()))
+        return self.jobs[-1]
 
     def free_bytes(self, folder: Path) -> int:
         return self._real.free_bytes(folder) if self.free is None else self.free

@@ -218,6 +218,30 @@ def test_a_source_that_is_written_meanwhile_is_refused(
     assert_untouched(store)
 
 
+def test_everything_is_on_the_disk_before_it_is_published(
+    store: Store, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def see_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    def see_rename(path: Path, target: Path) -> Path:
+        events.append("publish")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", see_fsync)
+    monkeypatch.setattr(Path, "rename", see_rename)
+    manifest = run(store, good)
+    # The copies were made durable by the loader; the last rename publishes.
+    before = events[: len(events) - events[::-1].index("publish") - 1]
+    staging = next(name for name in before if len(name) == len("0123456789abcdef"))
+    assert before.index(WEIGHTS) < before.index(MANIFEST) < before.index(staging)
+    assert events[-1] == store.folder_of(manifest.ref).parent.name
+
+
 def test_a_source_that_grows_between_survey_and_copy_is_refused(store: Store, good: Path) -> None:
     def grow(path: Path) -> None:
         if path.name == "config.json":

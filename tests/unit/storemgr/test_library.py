@@ -140,6 +140,19 @@ async def test_imports_of_one_name_take_turns_and_store_it_once(node: Node) -> N
     assert node.staged() == []
 
 
+async def test_an_import_waits_for_the_one_before_it_of_the_same_name(node: Node) -> None:
+    node.disk.before = barrier = Barrier(WEIGHTS)
+    first = asyncio.ensure_future(node.import_good())
+    await reached(barrier)
+    node.disk.before = nothing
+    second = asyncio.ensure_future(node.import_good())
+    done, _ = await asyncio.wait((second,), timeout=0.05)
+    assert not done
+    assert len(node.disk.jobs) == 1
+    barrier.go_on.set()
+    assert (await first).imported_at < (await second).imported_at
+
+
 async def test_imports_of_different_names_run_side_by_side(node: Node) -> None:
     node.disk.before = barrier = Barrier(WEIGHTS)
     task = asyncio.ensure_future(node.import_good("slow"))
@@ -305,6 +318,8 @@ async def test_a_worker_that_leaves_while_its_model_is_verified_holds_nothing(no
     await reached(barrier)
     assert await node.models() == [("good", 1)]
     task.cancel()
+    await asyncio.sleep(0)
+    assert node.disk.jobs[-1].is_stopped
     barrier.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -36,20 +36,26 @@ async def test_the_thread_logs_with_the_request_s_id(pool: ThreadPoolExecutor) -
 
 
 async def test_cancelling_stops_the_work_and_waits_for_it(pool: ThreadPoolExecutor) -> None:
-    started, stop, ended = threading.Event(), threading.Event(), threading.Event()
+    started, stop, clean_up = threading.Event(), threading.Event(), threading.Event()
+    is_clean = False
 
     def work() -> None:
+        nonlocal is_clean
         started.set()
         assert stop.wait(10)
-        ended.set()
+        assert clean_up.wait(10)
+        is_clean = True
         raise OSError("nobody looks at this")
 
     task = asyncio.ensure_future(finish(begin(pool, work), stop=stop.set))
     await asyncio.to_thread(started.wait, 10)
     task.cancel()
+    assert await asyncio.to_thread(stop.wait, 10)
+    assert not task.done()
+    clean_up.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ended.is_set()
+    assert is_clean
 
 
 async def test_the_wait_for_a_thread_that_hangs_is_bounded(
