@@ -82,8 +82,8 @@ class Records(Protocol):
     async def mark(self) -> str | None:
         """Return the text under MARK alone. Raises UnavailableError."""
 
-    async def put(self, epoch: int, field: str, value: str) -> None:
+    async def put(self, epoch: int, key: str, value: str, /) -> None:
         """Set one. Raises FailedPreconditionError (STALE_EPOCH) or UnavailableError."""
 
-    async def delete(self, epoch: int, field: str) -> None:
+    async def delete(self, epoch: int, key: str, /) -> None:
         """Remove one; raises like `put`."""

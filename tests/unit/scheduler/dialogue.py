@@ -13,6 +13,7 @@ FILE...` and read the difference before you keep it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +86,7 @@ class Dialogue:
     instances: dict[str, Instance] = field(default_factory=dict)  # as their loads were ordered
     workers: dict[str, WorkerState] = field(default_factory=dict)
     wake_s: float | None = None
+    hear: Callable[[on.Event, tuple[do.Action, ...]], None] = lambda _event, _actions: None
 
     def answer(self, line: str) -> list[str]:
         """Return what the core wants done about the event in `line`."""
@@ -114,6 +116,7 @@ class Dialogue:
     def _decide(self, event: on.Event) -> list[str]:
         self.state, actions = decide(self.state, event)
         audit(self.state)
+        self.hear(event, actions)
         lines = []
         for action in actions:
             match action:
