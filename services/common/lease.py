@@ -176,13 +176,12 @@ class LeaderLease:
             task.result()  # raises what its clean-up raised
 
     async def _keep(self) -> None:
-        """Renew until the lease is lost."""
+        """Renew until the lease is lost; `renew` forgets it when Redis says so."""
         while (left_s := self.held_s_left()) > 0.0:
             await asyncio.sleep(min(self._renew_s, left_s))
             try:
                 async with asyncio.timeout(self.held_s_left()):
-                    if not await self.renew():
-                        return
+                    await self.renew()
             except (RedisError, TimeoutError) as error:
                 log.warning("leader lease not renewed", error=type(error).__name__)
 

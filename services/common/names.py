@@ -22,8 +22,8 @@ ID_CHARS_MAX: Final = 64
 _SHOWN_CHARS_MAX: Final = 60
 
 _SEGMENT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_MODEL_NAME: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})?", re.ASCII)
-_ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+_MODEL_NAME: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})?")
+_ID: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def shorten(value: str) -> str:

@@ -29,7 +29,6 @@ TTL_S: Final = 6.0
 HEARTBEAT_S: Final = 2.0
 POLL_S: Final = 1.0
 SERVICES_MAX: Final = 10_000
-_REMOVAL_S_MAX: Final = 2.0
 _SCAN_COUNT: Final = 1000
 _SCHEMA: Final = 1
 
@@ -117,11 +116,10 @@ class Registration:
             await self._redis.publish(SERVICES_CHANNEL, self._key)
 
     async def _remove(self) -> None:
-        """Facts that cannot be removed expire on their own."""
-        with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(_REMOVAL_S_MAX):
-                await self._redis.delete(self._key)
-                await self._redis.publish(SERVICES_CHANNEL, self._key)
+        """Remove the facts if Redis answers; else they expire on their own."""
+        with suppress(RedisError):
+            await self._redis.delete(self._key)
+            await self._redis.publish(SERVICES_CHANNEL, self._key)
 
 
 class Registry:

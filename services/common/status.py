@@ -41,8 +41,8 @@ _CLASSES: Final[dict[grpc.StatusCode, type[BriskError]]] = {
     grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
     grpc.StatusCode.ALREADY_EXISTS: FailedPreconditionError,
     grpc.StatusCode.ABORTED: AbortedError,
-    grpc.StatusCode.CANCELLED: AbortedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
     grpc.StatusCode.DATA_LOSS: DataLossError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
@@ -89,8 +89,9 @@ def from_status(status: status_pb2.Status) -> BriskError | None:
 def from_rpc_error(error: grpc.aio.AioRpcError) -> BriskError:
     """Return what a failed call means to us; raise it `from error` to keep gRPC's own words.
 
-    A call that we cancelled ourselves raises CancelledError and never comes here; a peer that
-    answers CANCELLED gave up on its own, which is AbortedError (CANCELLED).
+    A call that we cancelled ourselves raises CancelledError and never comes here. A peer that
+    answers CANCELLED is going away, which is UnavailableError (CANCELLED): gRPC's server says so
+    to calls that arrive in the moment when it stops.
     """
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):

@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from services.common.config import (
     ServiceConfig,
@@ -17,10 +17,14 @@ from services.common.config import (
 from services.common.errors import ConfigError
 
 
+def _split(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(given.split(",")) if isinstance(given, str) else given
+
+
 class DemoConfig(ServiceConfig):
     service: ClassVar[str] = "demo"
     slots: int = Field(default=4, ge=1, le=8)
-    devices: tuple[str, ...] = ()
+    devices: Annotated[tuple[str, ...], BeforeValidator(_split)] = ("cpu:0",)
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +46,10 @@ def test_settings_come_from_the_environment(environment: pytest.MonkeyPatch) -> 
     environment.setenv("BRISK_DEMO_READY_FILE", "/run/ready")
     environment.setenv("BRISK_DEMO_REFLECTION", "false")
     environment.setenv("BRISK_DEMO_NODE_ID", "123")  # plain text, never JSON
+    environment.setenv("BRISK_DEMO_DEVICES", "cpu:0=2GiB,cpu:1=1GiB")
     config = load_config(DemoConfig)
     assert (config.slots, config.ready_file) == (7, Path("/run/ready"))
+    assert config.devices == ("cpu:0=2GiB", "cpu:1=1GiB")
     assert (config.reflection, config.node_id) == (False, "123")
 
 

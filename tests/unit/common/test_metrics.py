@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import select
 import socket
 import threading
 import time
@@ -35,7 +36,8 @@ def scrape(server: MetricsServer) -> str:
 
 def test_metrics_are_served_on_a_port_that_the_kernel_chose(server: MetricsServer) -> None:
     assert server.address == f"127.0.0.1:{server.port}"
-    assert "brisk_event_loop_lag_seconds" in scrape(server)
+    for _ in range(20):  # more than it answers at a time
+        assert "brisk_event_loop_lag_seconds" in scrape(server)
 
 
 def test_a_taken_port_is_refused_by_the_settings_name(server: MetricsServer) -> None:
@@ -58,11 +60,12 @@ def test_silent_clients_neither_block_others_nor_pile_up(
     with ExitStack() as stack:
         stack.callback(server.close)
         address = ("127.0.0.1", server.port)
-        for _ in range(7):
-            stack.enter_context(socket.create_connection(address, timeout=5))
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(7)]
         assert "brisk_" in scrape(server)
-        held = [stack.enter_context(socket.create_connection(address, timeout=5)) for _ in range(2)]
-        assert b"" in {one.recv(1) for one in held[1:]}  # the ninth is hung up on
+        silent += [stack.enter_context(socket.create_connection(address)) for _ in range(2)]
+        hung_up_on, _, _ = select.select(silent, [], [], 10.0)
+        assert hung_up_on
+        assert hung_up_on[0].recv(1) == b""
 
 
 def test_a_client_that_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +82,13 @@ def this_function_blocks(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def join_watchdogs() -> None:
+    """Let the watching threads finish what they have to say."""
+    for thread in threading.enumerate():
+        if thread.name == "loop-watchdog":
+            thread.join(10.0)
+
+
 async def watched(*blocks_s: float) -> list[Any]:
     with capture_logs() as lines:
         task = asyncio.create_task(watch_loop_lag())
@@ -88,6 +98,7 @@ async def watched(*blocks_s: float) -> list[Any]:
         await asyncio.sleep(0.02)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        join_watchdogs()
     return [line for line in lines if line["event"] == "event loop blocked"]
 
 
@@ -106,7 +117,4 @@ async def test_a_loop_that_stands_still_again_and_again_is_logged_once_but_count
 
 async def test_the_watch_leaves_no_thread_behind() -> None:
     await watched(0.0)
-    for thread in threading.enumerate():
-        if thread.name == "loop-watchdog":
-            thread.join(5.0)
-            assert not thread.is_alive()
+    assert "loop-watchdog" not in {thread.name for thread in threading.enumerate()}

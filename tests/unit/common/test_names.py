@@ -79,7 +79,7 @@ def test_a_long_name_is_refused_with_limit_and_length() -> None:
         parse_model_name("x" * 10_240)
 
 
-@given(st.text(max_size=200) | st.text("aZ0._-/", max_size=9))
+@given(st.text(max_size=200) | st.text("a.-/", max_size=7))
 def test_what_gets_through_is_safe_as_a_path_and_as_a_key(name: str) -> None:
     try:
         parsed = parse_model_name(name)
@@ -89,7 +89,8 @@ def test_what_gets_through_is_safe_as_a_path_and_as_a_key(name: str) -> None:
     assert 0 < len(parsed) <= MODEL_NAME_CHARS_MAX
     assert not parsed.startswith(("/", ".", "-"))
     assert ".." not in parsed
-    assert parsed.replace("/", "--").replace("--", "/") == parsed  # the store's folder name
+    folder = parsed.replace("/", "--")  # as the store names it: no two names share one
+    assert parsed == ("/".join(folder.rsplit("--", 1)))
 
 
 @given(st.text())

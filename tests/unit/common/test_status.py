@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import (
-    AbortedError,
     BriskError,
     InternalError,
     NotFoundError,
@@ -91,9 +90,9 @@ def test_every_code_of_a_stranger_becomes_an_error_without_its_words(code: grpc.
     assert error.code not in ("UNKNOWN", "CANCELLED")
 
 
-def test_a_peer_that_gave_up_is_aborted_with_its_own_reason() -> None:
+def test_a_peer_that_cancels_is_going_away() -> None:
     error = from_rpc_error(rpc_error(grpc.StatusCode.CANCELLED))
-    assert isinstance(error, AbortedError)
+    assert isinstance(error, UnavailableError)
     assert error.reason == Reason.CANCELLED
 
 
