@@ -1,8 +1,7 @@
 """The gRPC server with house settings: health, reflection and one boundary around every call.
 
-The boundary binds the request id, turns errors into rich statuses, hides unexpected ones from the
-caller and counts everything. Settings were measured, see `docs/adr`; liveness is decided by the
-application, gRPC's keepalive is the second line.
+The settings were measured on loopback; each one that surprises says what it is for. Liveness is
+decided by the application, gRPC's keepalive is the second line.
 """
 
 from __future__ import annotations
