@@ -356,7 +356,12 @@ async def test_a_service_dies_with_its_launcher_if_it_is_asked_to(
     )
     service = Service(parent)  # they share a stderr
     await service.said("serving")
+    child = json.loads(ready.read_text())["pid"]
     parent.kill()
-    await service.said("stopped")
+    try:
+        await service.said("stopped")
+    except BaseException:
+        os.kill(child, signal.SIGKILL)  # it did not die with its parent
+        raise
     assert await service.exited() == -signal.SIGKILL
     assert not ready.exists()
