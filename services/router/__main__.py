@@ -23,6 +23,7 @@ from services.router.admission import Admission
 from services.router.config import RouterConfig
 from services.router.control import ControlForwarder
 from services.router.dispatch import Dispatcher
+from services.router.farewell import Farewell
 from services.router.metrics import export_gauges
 from services.router.relay import RelayConfig
 from services.router.routes import RouteTable
@@ -57,11 +58,12 @@ async def main(config: RouterConfig) -> None:
         stack.push_async_callback(front.dispatcher.aclose)
         export_gauges(front.admission, front.dispatcher.table)
         server = _server(config)
-        servicer = InferenceServicer(front)
-        add_to_server(server.server, servicer, _control(config, locator, pool))
+        add_to_server(
+            server.server, InferenceServicer(front), _control(config, locator, pool, front.farewell)
+        )
 
         async def leave() -> None:
-            servicer.leave(max(0.0, config.announce_s + config.drain_s - _FAREWELL_S))
+            front.farewell.begin(max(0.0, config.announce_s + config.drain_s - _FAREWELL_S))
 
         await serve(
             server,
@@ -83,6 +85,7 @@ def _front(config: RouterConfig, scheduler: GrpcScheduler, workers: GrpcWorkers)
     admission = Admission(requests_max=config.requests_max, queue_max=config.queue_max)
     return Front(
         admission=admission,
+        farewell=Farewell(),
         dispatcher=Dispatcher(
             table=RouteTable(),
             scheduler=scheduler,
@@ -107,11 +110,14 @@ def _server(config: RouterConfig) -> HouseServer:
     )
 
 
-def _control(config: RouterConfig, locator: LeaderLocator, pool: ChannelPool) -> ControlForwarder:
+def _control(
+    config: RouterConfig, locator: LeaderLocator, pool: ChannelPool, farewell: Farewell
+) -> ControlForwarder:
     return ControlForwarder(
         methods=CONTROL_METHODS,
         locator=locator,
         pool=pool,
+        farewell=farewell,
         request_s_default=config.control_s_default,
     )
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from services.common.clock import monotonic_s
-from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
+from services.common.errors import Reason, ResourceExhaustedError
 from services.common.limits import AdmissionGate
 
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 30.0
 _WINDOW = 64  # completions remembered
-_SHUTDOWN_RETRY_S = 1.0  # by then callers have found another router
 
 
 class FreeingRate:
@@ -64,7 +63,6 @@ class Admission:
         self._requests = _Place(requests_max, "requests in flight", clock)
         self._queues: dict[str, _Place] = {}  # only models that someone waits for
         self._waiting = 0
-        self._is_closed = False
 
     @property
     def requests(self) -> int:
@@ -76,22 +74,12 @@ class Admission:
         """Requests that wait for a slot or a start."""
         return self._waiting
 
-    def close(self) -> None:
-        """Admit nobody any more; who is in may finish."""
-        self._is_closed = True
-
     @contextmanager
     def admit(self) -> Iterator[None]:
         """Hold a permit for the block: a request's whole stream.
 
-        Raises ResourceExhaustedError (QUEUE_FULL) or UnavailableError (SHUTTING_DOWN) at once.
+        Raises ResourceExhaustedError (QUEUE_FULL) at once.
         """
-        if self._is_closed:
-            raise UnavailableError(
-                "this router is shutting down",
-                reason=Reason.SHUTTING_DOWN,
-                retry_after_s=_SHUTDOWN_RETRY_S,
-            )
         with self._requests.hold():
             yield
 

@@ -6,7 +6,6 @@ unary answer is a stream of one message, so one handler forwards both kinds.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
@@ -15,9 +14,10 @@ import grpc
 
 from services.common.channel import ChannelPool
 from services.common.deadline import Deadline
-from services.common.errors import BriskError, DeadlineError, Reason, UnavailableError
+from services.common.errors import BriskError, Reason, UnavailableError
 from services.common.leader import LeaderLocator
 from services.common.status import DETAILS_KEY, from_rpc_error
+from services.router.farewell import Farewell
 
 _TRIES_MAX: Final = 2  # the second asks a leader that was looked up anew
 _RETRY_AFTER_S: Final = 1.0
@@ -34,12 +34,14 @@ class ControlForwarder(grpc.GenericRpcHandler):
         methods: Collection[str],
         locator: LeaderLocator,
         pool: ChannelPool,
+        farewell: Farewell,
         request_s_default: float,
     ) -> None:
         # A known set: names of methods become labels of metrics.
         self._methods = frozenset(methods)
         self._locator = locator
         self._pool = pool
+        self._farewell = farewell
         self._request_s_default = request_s_default
 
     def service(
@@ -56,14 +58,8 @@ class ControlForwarder(grpc.GenericRpcHandler):
     async def _forward(self, method: str, request: bytes, context: Context) -> None:
         """Forward one call. Cancelling it cancels the leader's at once."""
         deadline = Deadline.from_context(context, self._request_s_default)
-        limit = asyncio.timeout(deadline.remaining_s())
-        try:
-            async with limit:
-                await self._relay(method, request, context, deadline)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise DeadlineError("the call's deadline has passed") from error
+        async with self._farewell.stream(deadline):
+            await self._relay(method, request, context, deadline)
 
     async def _relay(
         self, method: str, request: bytes, context: Context, deadline: Deadline

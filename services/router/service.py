@@ -15,7 +15,7 @@ from brisk.inference.v1 import inference_service_pb2 as inference_pb2
 from brisk.inference.v1 import inference_service_pb2_grpc as inference_grpc
 
 from services.common.deadline import Deadline
-from services.common.errors import BriskError, DeadlineError, Reason, UnavailableError
+from services.common.errors import BriskError
 from services.common.log import bind_request_id, bound_request_id
 from services.common.model import StartProgress, StartReport
 from services.common.wire import (
@@ -28,6 +28,7 @@ from services.common.wire import (
 from services.router.admission import Admission
 from services.router.control import ControlForwarder
 from services.router.dispatch import Dispatcher
+from services.router.farewell import Farewell
 from services.router.job import Job, make_job
 from services.router.metrics import RequestMeter
 from services.router.ports import Workers
@@ -40,7 +41,6 @@ _INFERENCE: Final = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"
 _CONTROL: Final = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 SERVICE_NAMES: Final = (_INFERENCE.full_name, _CONTROL.full_name)
 CONTROL_METHODS: Final = tuple(f"/{_CONTROL.full_name}/{m.name}" for m in _CONTROL.methods)
-_SHUTDOWN_RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,7 @@ class Front:
     """What serves a request."""
 
     admission: Admission
+    farewell: Farewell
     dispatcher: Dispatcher
     workers: Workers
     relay: RelayConfig
@@ -63,8 +64,6 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self._time_limits: set[asyncio.Timeout] = set()  # of requests in flight
-        self._is_leaving = False
 
     async def Generate(  # type: ignore[override] # noqa: N802 - the wire's name; writes by itself
         self, request: inference_pb2.GenerateRequest, context: Context
@@ -100,17 +99,6 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
 
         await self._answer(parse, inference_pb2.ChatResponse, context)
 
-    def leave(self, within_s: float) -> None:
-        """Admit nobody any more, and tell whoever is still here after `within_s` to go elsewhere.
-
-        gRPC would cut them off without a word.
-        """
-        self._front.admission.close()
-        self._is_leaving = True
-        end_s = asyncio.get_running_loop().time() + within_s
-        for limit in self._time_limits:
-            limit.reschedule(min(end_s, limit.when() or end_s))
-
     async def _answer(
         self, parse: Callable[[Deadline], Job], respond: Respond, context: Context
     ) -> None:
@@ -119,7 +107,8 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             with self._front.admission.admit():
                 job = parse(Deadline.from_context(context, self._front.request_s_default))
                 bind_request_id(job.request_id)
-                reason = await self._stream_in_time(job, respond, context, meter)
+                async with self._front.farewell.stream(job.deadline):
+                    reason = await self._stream(job, respond, context, meter)
         except BriskError as error:
             meter.failed(error.reason)
             raise
@@ -127,23 +116,6 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             meter.cancelled()
             raise
         meter.finished(reason)
-
-    async def _stream_in_time(
-        self, job: Job, respond: Respond, context: Context, meter: RequestMeter
-    ) -> str:
-        """Stream within the job's deadline, or what is left of it when we shut down."""
-        limit = asyncio.timeout(job.deadline.remaining_s())
-        try:
-            async with limit:
-                self._time_limits.add(limit)
-                try:
-                    return await self._stream(job, respond, context, meter)
-                finally:
-                    self._time_limits.discard(limit)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise self._time_is_up(job) from error
 
     async def _stream(
         self, job: Job, respond: Respond, context: Context, meter: RequestMeter
@@ -166,15 +138,6 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
                     meter.first_token(is_cold=event.cold)
                     start = report_to_proto(event)
         return "NONE" if last is None else model_pb2.FinishReason.Name(last.finish_reason)
-
-    def _time_is_up(self, job: Job) -> BriskError:
-        if self._is_leaving and not job.deadline.expired:
-            return UnavailableError(
-                "this router is shutting down",
-                reason=Reason.SHUTTING_DOWN,
-                retry_after_s=_SHUTDOWN_RETRY_S,
-            )
-        return DeadlineError("the request's deadline has passed")
 
 
 def add_to_server(

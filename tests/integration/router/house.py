@@ -104,6 +104,7 @@ class RouterProcess:
     address: str
     metrics_address: str
     log_path: Path
+    is_leaving: bool = False
 
     @property
     def log(self) -> str:
@@ -116,8 +117,10 @@ class RouterProcess:
             return str(answer.read().decode())
 
     def terminate(self) -> None:
-        """Ask it to leave."""
-        self.process.send_signal(signal.SIGTERM)
+        """Ask it to leave, once: a second signal would mean now."""
+        if not self.is_leaving and self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.is_leaving = True
 
     async def ended(self) -> int:
         """Return its exit code."""
@@ -157,8 +160,7 @@ async def run_router(
             log_path=log_path,
         )
         yield router
-        if process.returncode is None:
-            router.terminate()
+        router.terminate()
         assert await router.ended() == 0
         if is_log_checked:
             assert "Traceback" not in router.log, router.log

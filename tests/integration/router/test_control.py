@@ -106,3 +106,13 @@ async def test_a_method_that_nobody_knows_is_unimplemented_and_leaves_no_metric(
             await unknown(b"")
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert "Explode" not in house.router.metrics()
+
+
+async def test_an_import_longer_than_the_drain_is_told_so(redis_url: str, tmp_path: Path) -> None:
+    async with run_house(redis_url, tmp_path, drain_s=1.0) as house:
+        call = house.control.Import(pb2.ImportRequest(source_path="/x"))
+        await call.read()
+        house.router.terminate()
+        with pytest.raises(grpc.aio.AioRpcError) as told:
+            await call.read()
+        assert from_rpc_error(told.value).reason == Reason.SHUTTING_DOWN

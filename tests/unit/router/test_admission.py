@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
+from services.common.errors import Reason, ResourceExhaustedError
 from services.router.admission import RETRY_S_MAX, RETRY_S_MIN, Admission, FreeingRate
 
 
@@ -59,18 +59,6 @@ def test_no_model_is_remembered_once_nobody_waits(clock: Clock) -> None:
         with admission.queue(f"m{number}"):
             pass
     assert not admission._queues  # noqa: SLF001 - the promise is about memory
-
-
-def test_a_closed_router_admits_nobody_but_lets_those_inside_finish(clock: Clock) -> None:
-    admission = an_admission(clock)
-    with admission.admit():
-        admission.close()
-        with pytest.raises(UnavailableError) as refused:
-            admission.admit().__enter__()
-        assert refused.value.reason == Reason.SHUTTING_DOWN
-        assert refused.value.retry_after_s is not None
-        with admission.queue("m"):
-            pass
 
 
 def test_the_time_to_come_back_is_the_mean_gap_between_completions(clock: Clock) -> None:
