@@ -91,7 +91,7 @@ def timings(answer: Answer, *, weight_bytes: int | None = None) -> Table:
         for entry in start.phases:
             note = _note(entry.phase, start, weight_bytes)
             made.add_row(str(entry.phase), f"{entry.duration_s * _MS:,.1f}", note)
-        made.add_row("[bold]to the first token[/]", f"[bold]{start.total_s * _MS:,.1f}[/]", "")
+        made.add_row("to the first token", f"{start.total_s * _MS:,.1f}", "", style="bold")
     speed = answer.tokens_per_s
     made.add_row(
         "to the last token",

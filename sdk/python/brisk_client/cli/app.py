@@ -11,7 +11,7 @@ import typer
 
 from brisk_client.cli import chat, grpc_tool, models, run, up, view
 from brisk_client.cli.exits import HELP, ExitCode, Failure, failure
-from brisk_client.cli.output import err, printable
+from brisk_client.cli.output import complain
 from brisk_client.errors import BriskError
 from brisk_client.local.errors import LocalClusterError
 
@@ -81,12 +81,7 @@ def _report(failed: Failure, reason: str, *, as_json: bool) -> int:
         text = {"error": {"reason": reason, "message": failed.message, "hint": failed.hint}}
         typer.echo(json.dumps(text), err=True)
         return failed.code
-    console = err()
-    console.print("[bold red]error:[/] ", end="")
-    console.print(printable(failed.message), markup=False)
-    if failed.hint:
-        console.print("[dim]hint:[/]  ", end="")
-        console.print(failed.hint, markup=False)
+    complain(failed.message, failed.hint)
     return failed.code
 
 

@@ -22,7 +22,7 @@ from brisk_client.cli.options import (
     TopK,
     TopP,
 )
-from brisk_client.cli.output import err
+from brisk_client.cli.output import complain, note
 from brisk_client.cli.run import sampling_options
 from brisk_client.errors import BriskError, InvalidRequestError, NotFoundError
 from brisk_client.requests import SamplingOptions
@@ -71,7 +71,7 @@ def chat(
     with Client(endpoint) as client:
         talk = Conversation(client, model, opening, sampling, timeout_s=timeout)
         if sys.stdin.isatty():
-            err().print(f"[dim]{_HELP}[/]")
+            note(_HELP)
         while (said := _read()) is not None:
             match said.strip():
                 case "":
@@ -81,7 +81,7 @@ def chat(
                 case "/clear":
                     talk.clear()
                 case "/help" | "/?":
-                    err().print(f"[dim]{_HELP}[/]")
+                    note(_HELP)
                 case _:
                     talk.say(said, show_timings=show_timings)
 
@@ -127,18 +127,18 @@ class Conversation:
             answer = show(stream, heard=heard)
         except KeyboardInterrupt:
             end_line()
-            err().print("[dim](stopped)[/]")
+            note("(stopped)")
         except (InvalidRequestError, NotFoundError):
             raise
         except BriskError as error:
             end_line()
             told = failure(error)
-            err().print(f"[bold red]error:[/] {told.message}. {told.hint or ''}")
+            complain(told.message, told.hint)
             return
         else:
             end_line()
             if show_timings:
-                err().print(f"[dim]{headline(answer)}[/]")
+                note(headline(answer))
         said = ChatMessage(role="assistant", content="".join(heard))
         self._turns = [*self._turns, turn, said][-TURNS_MAX:]
 

@@ -64,7 +64,7 @@ def list_services(
         print_json(names)
         return
     for name in names:
-        out().print(name, markup=False)
+        out().print(name)
 
 
 @app.command()
@@ -90,7 +90,7 @@ def describe(
     if as_json:
         print_json({"symbol": symbol, "definition": text})
         return
-    out().print(text, markup=False)
+    out().print(text)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from brisk_client.cli.output import (
     human_bytes,
     human_count,
     human_seconds,
+    note,
     out,
     print_json,
     table,
@@ -88,11 +89,11 @@ def deploy(
         print_json(deployed)
         return
     out().print(
-        f"[bold]{deployed.name}[/] is deployed: {deployed.model.architecture}, "
+        f"{deployed.name} is deployed: {deployed.model.architecture}, "
         f"{human_count(deployed.model.parameters)} parameters, "
         f"{human_bytes(deployed.device_bytes)} on a device"
     )
-    err().print(f'[dim]try:[/] brisk run {deployed.name} "Once upon a time"')
+    note(f'try: brisk run {deployed.name} "Once upon a time"')
 
 
 def import_model(
@@ -121,7 +122,7 @@ def import_model(
         print_json(model)
         return
     out().print(
-        f"[bold]{model.name}[/] is imported at revision {model.revision}: {model.architecture}, "
+        f"{model.name} is imported at revision {model.revision}: {model.architecture}, "
         f"{human_count(model.parameters)} parameters, {human_bytes(model.weight_bytes)}"
     )
 
@@ -141,12 +142,11 @@ def ls(*, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
         print_json(deployments)
         return
     if not deployments:
-        err().print("nothing is deployed; `brisk deploy NAME --from FOLDER` changes that")
+        note("nothing is deployed; `brisk deploy NAME --from FOLDER` changes that")
         return
     made = table(
-        "NAME", "ARCHITECTURE", ">PARAMETERS", ">SIZE", ">CONTEXT", ">SLOTS", "KEEP ALIVE",
-        "INSTANCES", "DEPLOYED",
-    )  # fmt: skip
+        "NAME", "ARCHITECTURE", ">PARAMS", ">SIZE", ">CONTEXT", "KEEP", "INSTANCES", "SINCE"
+    )
     for deployed in deployments:
         made.add_row(
             deployed.name,
@@ -154,10 +154,9 @@ def ls(*, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
             human_count(deployed.model.parameters),
             human_bytes(deployed.model.weight_bytes),
             str(deployed.context_tokens_max or "-"),
-            str(deployed.slots),
             human_seconds(deployed.keep_alive_s),
             _instances(deployed),
-            f"{human_age(deployed.created_at)} ago",
+            human_age(deployed.created_at),
         )
     out().print(made)
 
@@ -183,7 +182,7 @@ def rm(
         for name in names:
             client.delete(name, keep_files=keep_files)
             if not as_json:
-                out().print(f"[bold]{name}[/] is removed")
+                out().print(f"{name} is removed")
     if as_json:
         print_json({"removed": names})
 

@@ -18,18 +18,35 @@ _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _BINARY_STEP: Final = 1024
 _COUNT_UNITS: Final = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 _TEN: Final = 10
+_PIPE_WIDTH: Final = 1_000
 _HARMLESS: Final = "\n\t\u00a0\u200c\u200d"  # line ends, spaces, and what joins emoji
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
 
 def out() -> Console:
-    """Return the console for results. Made anew, so that tests may replace sys.stdout."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Return the console for results; into a pipe, tables are as wide as they need to be."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
 
 
 def err() -> Console:
     """Return the console for progress, notices and errors."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Tell something by the way, on standard error."""
+    err().print(text, style="dim")
+
+
+def complain(message: str, hint: str | None) -> None:
+    """Say what was wrong and what to do about it, on standard error."""
+    console = err()
+    console.print("error: ", style="bold red", end="")
+    console.print(printable(message))
+    if hint:
+        console.print("hint:  ", style="dim", end="")
+        console.print(hint)
 
 
 def print_json(value: object) -> None:
@@ -55,12 +72,18 @@ def jsonable(value: object) -> Any:
 
 
 def table(*columns: str) -> Table:
-    """Return an empty table in the house look. A column that starts with ">" is right-aligned."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    """Return an empty table in the house look. A column that starts with ">" is right-aligned.
+
+    A row is a line: on a narrow terminal the widest entries end in an ellipsis.
+    """
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         right = column.startswith(">")
         made.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="ellipsis",
+            no_wrap=True,
         )
     return made
 

@@ -77,7 +77,7 @@ def run(
         end_line()
     if show_timings:
         console = err()
-        console.print(f"\n[dim]{headline(answer)}[/]")
+        console.print(f"\n{headline(answer)}", style="dim")
         console.print(timings(answer))
 
 

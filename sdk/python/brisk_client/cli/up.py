@@ -12,7 +12,7 @@ from brisk_client.cli import detached
 from brisk_client.cli.foreground import run_foreground
 from brisk_client.cli.log_view import LogView
 from brisk_client.cli.options import AsJson, DataDir, folder_of
-from brisk_client.cli.output import err, out, print_json
+from brisk_client.cli.output import err, note, out, print_json
 from brisk_client.endpoint import DEFAULT_PORT
 from brisk_client.local.errors import LocalClusterError
 from brisk_client.local.spec import ClusterSpec, nodes_of
@@ -68,8 +68,8 @@ def up(
     if as_json:
         print_json(state)
         return
-    out().print(f"Brisk is ready at [bold]{state.endpoint}[/]")
-    err().print(f"[dim]logs: {folder.logs}; `brisk down` stops it[/]")
+    out().print(f"Brisk is ready at {state.endpoint}")
+    note(f"logs: {folder.logs}; `brisk down` stops it")
 
 
 def down(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -88,4 +88,4 @@ def down(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     elif stopped:
         out().print("stopped")
     else:
-        err().print(f"no cluster runs in {folder.root}")
+        note(f"no cluster runs in {folder.root}")

@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 
 from brisk_client.cli.options import AsJson, DataDir, Endpoint, folder_of
-from brisk_client.cli.output import err, human_bytes, human_seconds, out, print_json, table
+from brisk_client.cli.output import human_bytes, human_seconds, note, out, print_json, table
 from brisk_client.endpoint import resolve_endpoint
 from brisk_client.local.state import ClusterState, read_state
 from brisk_client.results import ClusterView, Instance, Worker
@@ -28,21 +28,19 @@ def ps(*, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
         print_json(instances)
         return
     if not instances:
-        err().print("no model is on a device; the next request starts one")
+        note("no model is on a device; the next request starts one")
         return
-    made = table(
-        "INSTANCE", "MODEL", "WORKER", "DEVICE", ">MEMORY", "STATE", "SEQUENCES", "UNLOADS IN"
-    )
+    made = table("MODEL", "STATE", "DEVICE", ">MEMORY", "BUSY", "UNLOADS IN", "INSTANCE", "WORKER")
     for instance in instances:
         made.add_row(
-            instance.instance_id,
             instance.deployment,
-            instance.worker_id,
+            str(instance.state),
             instance.device_id,
             human_bytes(instance.memory_bytes),
-            str(instance.state),
             _sequences(instance),
             _left(instance),
+            instance.instance_id,
+            instance.worker_id,
         )
     out().print(made)
 
@@ -67,16 +65,16 @@ def status(*, endpoint: Endpoint = None, data_dir: DataDir = None, as_json: AsJs
         print_json({"endpoint": address, "cluster": view, "models": deployments, "local": local})
         return
     console = out()
-    console.print(f"[bold]endpoint[/]  {address}")
-    console.print(f"[bold]leader[/]    {view.leader_id or 'none'} (epoch {view.leader_epoch})")
+    console.print(f"endpoint  {address}")
+    console.print(f"leader    {view.leader_id or 'none'} (epoch {view.leader_epoch})")
     ready = sum(deployed.instances_ready for deployed in deployments)
-    console.print(f"[bold]models[/]    {len(deployments)} deployed, {ready} instances ready")
+    console.print(f"models    {len(deployments)} deployed, {ready} instances ready")
     console.print()
     console.print(_devices(view))
     if local is not None:
         console.print()
         console.print(_processes(local))
-        console.print(f"\n[bold]logs[/]      {folder.logs}")
+        console.print(f"\nlogs      {folder.logs}")
 
 
 def version(*, as_json: AsJson = False) -> None:
@@ -95,7 +93,7 @@ def version(*, as_json: AsJson = False) -> None:
         return
     out().print(f"brisk {versions.pop('brisk')}")
     for name, number in versions.items():
-        out().print(f"[dim]{name} {number}[/]")
+        out().print(f"{name} {number}")
 
 
 def _devices(view: ClusterView) -> object:
