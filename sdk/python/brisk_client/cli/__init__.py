@@ -1,5 +1,16 @@
 """The `brisk` command line."""
 
-from brisk_client.cli.app import main
+import sys
+from typing import Never
 
-__all__ = ["main"]
+
+def main() -> Never:
+    """Run the command line and exit with its code."""
+    try:
+        # Here, so that Ctrl-C during the second that imports take on a busy machine is quiet too.
+        from brisk_client.cli.app import execute  # noqa: PLC0415
+
+        code = execute(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

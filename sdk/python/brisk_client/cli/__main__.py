@@ -1,6 +1,6 @@
 """`python -m brisk_client.cli`: the same as `brisk`."""
 
-from brisk_client.cli.app import main
+from brisk_client.cli import main
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Final, Never
+from typing import Final
 
 import typer
 
@@ -48,12 +48,6 @@ app.command("ps", rich_help_panel="Cluster")(view.ps)
 app.command("status", rich_help_panel="Cluster")(view.status)
 app.command("version", rich_help_panel="Cluster")(view.version)
 app.add_typer(grpc_tool.app, name="grpc", rich_help_panel="Cluster")
-
-
-def main(arguments: list[str] | None = None) -> Never:
-    """Run the command line and exit with its code."""
-    chosen = sys.argv[1:] if arguments is None else arguments
-    sys.exit(execute(chosen))
 
 
 def execute(arguments: list[str]) -> int:
