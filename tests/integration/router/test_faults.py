@@ -17,7 +17,7 @@ from tests.fakes.redis_server import run_redis
 from tests.fakes.workers import FakeWorker
 from tests.integration.router.fake_scheduler import run_scheduler
 from tests.integration.router.fake_worker import Cable, until
-from tests.integration.router.house import ask, expected, run_house, run_router
+from tests.integration.router.house import Stream, ask, expected, run_house, run_router
 
 
 async def test_a_client_that_leaves_cancels_the_worker_within_one_message(
@@ -61,6 +61,21 @@ async def test_a_client_that_leaves_during_a_start_cancels_the_acquisition(
         stream.call.cancel()
         await house.scheduler.given_up.acquire()
         assert house.scheduler.acquiring == 0
+
+
+async def test_a_client_that_does_not_read_is_let_go_at_the_deadline(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with run_house(redis_url, tmp_path, request_s_default=1.0) as house:
+        await house.serve(house.worker.hold(FakeWorker(name="i1", tokens_per_chunk=1000)))
+        stream = Stream(house.inference.Generate(ask(200_000)))
+        await house.shows("brisk_num_requests_running 1.0")
+        await house.shows("brisk_num_requests_running 0.0")
+        line = 'brisk_requests_total{outcome="failed",reason="DEADLINE_EXCEEDED"} 1.0'
+        assert line in house.router.metrics()
+        answer = await stream.rest()
+        assert answer.error is not None
+        assert answer.error.code == "DEADLINE_EXCEEDED"
 
 
 async def test_an_instance_that_is_gone_is_replaced_unseen(redis_url: str, tmp_path: Path) -> None:
