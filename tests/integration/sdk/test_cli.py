@@ -147,19 +147,20 @@ async def test_wrong_usage_exits_with_2_and_no_traceback(
 async def test_chat_keeps_the_conversation(
     router: ScriptedRouter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", StringIO("one\n\ntwo\n/clear\nthree\n/exit\nfour\n"))
+    monkeypatch.setattr(sys, "stdin", StringIO("one\n\ntwo\nmore\n/clear\nthree\n/exit\nx\n"))
     assert await brisk(router, "chat", "tiny", "--system", "be brief") == 0
     turns = [
         [(turn.role, turn.content) for turn in request.messages]  # type: ignore[attr-defined]
         for request in router.requests
     ]
-    system = ("system", "be brief")
+    system, said = ("system", "be brief"), ("assistant", "a b c")
     assert turns == [
         [system, ("user", "one")],
-        [system, ("user", "one"), ("assistant", "a b c"), ("user", "two")],
+        [system, ("user", "one"), said, ("user", "two")],
+        [system, ("user", "one"), said, ("user", "two"), said, ("user", "more")],
         [system, ("user", "three")],
     ]
-    assert capsys.readouterr().out == "a b c\n" * 3
+    assert capsys.readouterr().out == "a b c\n" * 4
 
 
 async def test_chat_survives_a_failure_for_now(

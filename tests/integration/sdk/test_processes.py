@@ -93,6 +93,15 @@ async def test_a_ready_file_of_an_earlier_run_is_not_believed(
     assert supervisor.services[0].service_id == "s-1"
 
 
+async def test_a_ready_file_of_another_process_is_not_believed(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    other = GOOD.replace("os.getpid()", "1")
+    with pytest.raises(StartError, match="not ready"):
+        await supervisor.start([command(tmp_path, other, ready_s_max=1.0)])
+    assert supervisor.services == ()
+
+
 async def test_an_early_end_is_told_with_code_and_last_words(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:

@@ -233,6 +233,19 @@ async def test_three_attempts_are_all(client: AsyncClient, router: ScriptedRoute
     assert len(router.requests) == 3
 
 
+async def test_retries_end_when_most_calls_fail(
+    client: AsyncClient, router: ScriptedRouter
+) -> None:
+    router.scripts = [(NOT_NOW,)]
+    attempts = []
+    for _ in range(3):
+        before = len(router.requests)
+        with pytest.raises(UnavailableError):
+            await client.generate("tiny", "Once").text()
+        attempts.append(len(router.requests) - before)
+    assert attempts == [3, 2, 1]
+
+
 @pytest.mark.parametrize("first", [progress(1, 4), chunk(0, 5)], ids=["progress", "chunk"])
 async def test_nothing_is_repeated_once_a_message_has_come(
     client: AsyncClient, router: ScriptedRouter, first: object
