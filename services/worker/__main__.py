@@ -59,9 +59,10 @@ async def main(config: WorkerConfig) -> None:
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
         store = NodeStore(Registry(redis), channels, node_id=config.node_id, holder=worker_id)
+        engines = start_engines(config.budgets, stack)
         instances = Instances(
             ledger=Ledger(config.budgets),
-            engines=start_engines(config.budgets, stack),
+            engines=engines,
             starter=make_starter(store, stack_executor(stack, START_THREADS, "start")),
             text_executor=stack_executor(stack, TEXT_THREADS, "text"),
             waiting_max=config.waiting_max,
@@ -87,6 +88,7 @@ async def main(config: WorkerConfig) -> None:
             server,
             Registration(redis, facts).run(),
             report_forever(source, instances.changed, leader),
+            *(watch(engine) for engine in engines.values()),
             announce_s=config.announce_s,
             drain_s=config.drain_s,
             before_drain=partial(
@@ -125,6 +127,11 @@ def start_engines(budgets: Mapping[str, int], stack: AsyncExitStack) -> dict[str
         engine.start()
         stack.callback(engine.close, ENGINE_END_S_MAX)
     return engines
+
+
+async def watch(engine: DeviceEngine) -> None:
+    """Raise what ended the engine's thread; an engine that lives is watched for ever."""
+    await asyncio.wrap_future(engine.death)
 
 
 def stack_executor(stack: AsyncExitStack, threads: int, name: str) -> ThreadPoolExecutor:

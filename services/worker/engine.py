@@ -11,9 +11,10 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Never, TypeAlias
 
 import structlog
 
@@ -106,7 +107,11 @@ class DeviceEngine:
         self._decoders: dict[str, Decoder] = {}
         self._running: dict[str, _Running] = {}
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"engine {device_id}", daemon=True)
+        # Gets the exception that ended the thread, which is our bug; else stays open.
+        self.death: Future[Never] = Future()
+        self._thread = threading.Thread(
+            target=self._run_or_die, name=f"engine {device_id}", daemon=True
+        )
 
     def start(self) -> None:
         """Start the device's thread."""
@@ -138,6 +143,14 @@ class DeviceEngine:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def _run_or_die(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # the thread's boundary: its sequences hang from now on
+            if not self.death.cancelled():
+                self.death.set_exception(error)
+            raise
+
     def _run(self) -> None:
         while not self._is_stopping:
             has_moved = self._step_each()
@@ -154,7 +167,6 @@ class DeviceEngine:
             if running is not None and running.job.sink.has_room():
                 has_moved = True
                 self._advance(running)
-                del running  # the next orders may free what it holds
                 self._take_orders(wait=False)
         return has_moved
 

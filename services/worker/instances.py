@@ -166,10 +166,13 @@ class Instances:
         order = resident.order
         instance_id = order.instance_id
         outcome = "cancelled"
+        seconds: dict[str, float] = {}
         log.info("loading", instance=instance_id, model=order.model.name, device=order.device_id)
         try:
             started = await self._starter.start(order, feed.post)
             outcome = "ready"
+            phases = started.loaded.report.phases
+            seconds = {f"{phase.phase.value}_s": phase.duration_s for phase in phases}
             return self._settle(resident, started)
         except BaseException as error:
             if isinstance(error, Exception):
@@ -182,7 +185,7 @@ class Instances:
                 raise self._given_up() from None
             raise
         finally:
-            log.info("load ended", instance=instance_id, outcome=outcome)
+            log.info("load ended", instance=instance_id, outcome=outcome, **seconds)
             metrics.LOADS.labels(outcome).inc()
             feed.close()
             self.changed.set()
@@ -193,7 +196,7 @@ class Instances:
         engine = self._engines[order.device_id]
         engine.load(order.instance_id, started.decoder)
         admission = Admission(
-            slots=order.slots, kv_bytes=started.kv_bytes, waiting_max=self._waiting_max
+            slots=order.slots, kv_bytes=started.limits.kv_bytes, waiting_max=self._waiting_max
         )
         sequences = Sequences(engine, admission, slots=order.slots, changed=self.changed.set)
         resident.serving = Serving(

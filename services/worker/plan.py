@@ -3,6 +3,9 @@
 A sequence ends at the instance's context limit at the latest. `max_tokens` above what the context
 leaves is not an error, whether the caller set it or not: the sequence then ends with LENGTH at the
 limit, as OpenAI-compatible servers do. A prompt that leaves no room for a single token is refused.
+
+Memory for keys and values may be shorter than the context. A caller that leaves `max_tokens` open
+gets what fits; one that asks for more than could ever fit is refused, when it is to be admitted.
 """
 
 from __future__ import annotations
@@ -19,7 +22,15 @@ class TokenLimits:
 
     vocabulary: int
     context_tokens_max: int
-    kv_bytes_per_token: int
+    kv_bytes_per_token: int  # 0: unknown, so not limited
+    kv_bytes: int  # for all sequences together
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that there is memory for."""
+        if not self.kv_bytes_per_token:
+            return self.context_tokens_max
+        return self.kv_bytes // self.kv_bytes_per_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,9 @@ def plan_sequence(prompt: tuple[int, ...], sampling: Sampling, limits: TokenLimi
                 "given": str(len(prompt)),
             },
         )
-    wanted = MAX_TOKENS_DEFAULT if sampling.max_tokens is None else sampling.max_tokens
+    wanted = sampling.max_tokens
+    if wanted is None:
+        wanted = max(1, min(MAX_TOKENS_DEFAULT, limits.kv_tokens - len(prompt)))
     max_tokens = min(wanted, left)
     tokens = len(prompt) + max_tokens
     return Plan(max_tokens=max_tokens, kv_bytes=tokens * limits.kv_bytes_per_token)

@@ -140,7 +140,6 @@ class Started:
     codec: TextCodec | None  # None: the model has no tokenizer
     limits: TokenLimits
     eos_token_ids: frozenset[int]
-    kv_bytes: int  # what the order's memory leaves for keys and values
     loaded: Loaded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Never
@@ -36,6 +37,7 @@ class StateSource:
         self._identity = identity
         self._instances = instances
         self._sequence = 0
+        self._exported: set[str] = set()  # deployments
 
     def take(self) -> WorkerState:
         """Return the state now; each one has a higher sequence. Audits the books."""
@@ -51,7 +53,7 @@ class StateSource:
             draining=instances.is_draining,
             sequence=self._sequence,
         )
-        _export(state)
+        self._export(state)
         return state
 
     def _instance(self, resident: Resident) -> Instance:
@@ -71,6 +73,28 @@ class StateSource:
             waiting=sequences.waiting if sequences else 0,
             idle_s=sequences.idle_s if sequences else None,
         )
+
+    def _export(self, state: WorkerState) -> None:
+        for device in state.devices:
+            metrics.DEVICE_MEMORY.labels(device.device_id).set(device.memory_bytes)
+            used = device.memory_bytes - device.free_bytes
+            metrics.DEVICE_MEMORY_USED.labels(device.device_id).set(used)
+        for kind in (InstanceState.LOADING, InstanceState.READY, InstanceState.LEAVING):
+            count = sum(instance.state is kind for instance in state.instances)
+            metrics.INSTANCES.labels(kind.value).set(count)
+        running, waiting = Counter[str](), Counter[str]()
+        for instance in state.instances:
+            running[instance.deployment] += instance.running
+            waiting[instance.deployment] += instance.waiting
+        for gauge, counts in (
+            (metrics.REQUESTS_RUNNING, running),
+            (metrics.REQUESTS_WAITING, waiting),
+        ):
+            for deployment, count in counts.items():
+                gauge.labels(deployment).set(count)
+            for deployment in self._exported - counts.keys():
+                gauge.remove(deployment)
+        self._exported = set(running)
 
 
 async def report_forever(
@@ -93,18 +117,3 @@ async def report_forever(
         with suppress(TimeoutError):
             async with asyncio.timeout(REPORT_PAUSE_S):
                 await changed.wait()
-
-
-def _export(state: WorkerState) -> None:
-    for device in state.devices:
-        metrics.DEVICE_MEMORY.labels(device.device_id).set(device.memory_bytes)
-        used = device.memory_bytes - device.free_bytes
-        metrics.DEVICE_MEMORY_USED.labels(device.device_id).set(used)
-    for kind in (InstanceState.LOADING, InstanceState.READY, InstanceState.LEAVING):
-        count = sum(instance.state is kind for instance in state.instances)
-        metrics.INSTANCES.labels(kind.value).set(count)
-    metrics.REQUESTS_RUNNING.clear()  # deployments that left must not stay in the export
-    metrics.REQUESTS_WAITING.clear()
-    for instance in state.instances:
-        metrics.REQUESTS_RUNNING.labels(instance.deployment).inc(instance.running)
-        metrics.REQUESTS_WAITING.labels(instance.deployment).inc(instance.waiting)

@@ -87,7 +87,6 @@ class Starter:
             codec=tokenizer,
             limits=_limits(order, lease.info, facts),
             eos_token_ids=_eos_token_ids(facts, tokenizer),
-            kv_bytes=order.memory_bytes - lease.info.weight_bytes,
             loaded=Loaded(report=report, bytes_read=weights.bytes_read),
         )
 
@@ -185,6 +184,7 @@ def _limits(order: LoadOrder, info: ModelInfo, facts: DecoderFacts) -> TokenLimi
         vocabulary=facts.vocabulary,
         context_tokens_max=context,
         kv_bytes_per_token=kv_bytes_per_token,
+        kv_bytes=order.memory_bytes - info.weight_bytes,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.integration.worker.house import (
     Cluster,
     connect,
     describe,
+    launch,
     load,
     load_request,
     refusal,
@@ -113,6 +115,19 @@ async def test_what_cannot_finish_in_time_gets_one_typed_error(
                 assert error.reason == Reason.SHUTTING_DOWN
         assert await asyncio.to_thread(cluster.worker.wait) == 0
         no_trace_of_trouble(cluster)
+
+
+def test_a_worker_that_is_stopped_before_it_serves_exits_0(tmp_path: Path, redis_url: str) -> None:
+    worker = launch("worker", tmp_path, {"redis_url": redis_url})
+    try:
+        while not any(event["message"] == "starting" for event in worker.events()):
+            assert worker.popen.poll() is None
+            time.sleep(0.01)
+        worker.terminate()
+        assert worker.wait() == 0
+        assert "Traceback" not in worker.log()
+    finally:
+        worker.end()
 
 
 async def test_a_worker_is_in_the_registry_while_it_serves(fresh: Cluster, redis_url: str) -> None:

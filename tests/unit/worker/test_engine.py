@@ -10,6 +10,7 @@ import pytest
 from services.common.errors import Reason, UnavailableError
 from services.common.sampling import Sampling
 from services.worker.engine import PREFILL_TOKENS_MAX, DeviceEngine
+from services.worker.sampler import choose
 from tests.unit.worker.doubles import CountingDecoder, ListSink, job
 
 WAIT_S = 10.0
@@ -230,6 +231,35 @@ def test_closing_tells_every_sequence_and_ends_the_thread() -> None:
     assert engine.close(WAIT_S)
     assert sink.error is not None
     assert sink.error.reason == Reason.SHUTTING_DOWN
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_tells_whoever_watches() -> None:
+    class Broken(ListSink):
+        def has_room(self) -> bool:
+            raise OSError("not even a sequence's fault")
+
+    engine = DeviceEngine("cpu:0")
+    engine.start()
+    engine.load("i", CountingDecoder())
+    engine.add(job("a", sink=Broken()))
+    with pytest.raises(OSError, match="not even"):
+        engine.death.result(WAIT_S)
+    assert engine.close(WAIT_S)
+
+
+def test_the_noise_of_a_token_belongs_to_the_number_of_tokens_before_it(
+    engine: DeviceEngine, decoder: CountingDecoder
+) -> None:
+    sampling = Sampling(seed=5, temperature=2.0)
+    sink = ListSink()
+    engine.add(job("a", (3, 4), tokens=6, sink=sink, sampling=sampling))
+    assert sink.ended.wait(WAIT_S)
+    last, expected = 4, []
+    for position in range(2, 8):
+        last = choose(CountingDecoder().open().step((last,)), sampling, position)
+        expected.append(last)
+    assert sink.tokens == expected
 
 
 def test_equal_seeds_draw_equally_whatever_the_neighbours(

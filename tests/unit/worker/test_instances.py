@@ -1,7 +1,8 @@
 """The worker without the wire: exact books, whatever is loaded, left, cancelled or cut off."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -27,7 +28,7 @@ from services.common.model import (
 )
 from services.common.names import ModelName
 from services.common.placement import InstanceState
-from services.common.prompt import TextPrompt, TokensPrompt
+from services.common.prompt import Prompt, TextPrompt, TokensPrompt
 from services.common.sampling import Sampling
 from services.worker.engine import DeviceEngine
 from services.worker.instances import Instances
@@ -42,6 +43,23 @@ MODEL = ModelRef(name=ModelName("m"), revision="0" * 16)
 LOADED = Loaded(report=StartReport(cold=True, source=Tier.SSD), bytes_read=600)
 
 
+class Codec:
+    """Encodes to one token per character, when the test lets it."""
+
+    def __init__(self) -> None:
+        self.may_encode = threading.Event()
+        self.encoded = 0
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        assert isinstance(prompt, TextPrompt)
+        assert self.may_encode.wait(10)
+        self.encoded += 1
+        return (1,) * len(prompt.text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(ord("a") + token) for token in ids)
+
+
 class Starter:
     """Starts counting models when the test lets it."""
 
@@ -53,6 +71,7 @@ class Starter:
         self.cleaning_took_turns = 0  # how long giving up takes
         self.cleaned = 0
         self.fails: BriskError | None = None
+        self.codec: Codec | None = None
 
     async def check(self, model: ModelRef) -> None:
         raise AssertionError(model)
@@ -72,10 +91,14 @@ class Starter:
         self.decoders.append(decoder)
         return Started(
             decoder=decoder,
-            codec=None,
-            limits=TokenLimits(vocabulary=100, context_tokens_max=50, kv_bytes_per_token=4),
+            codec=self.codec,
+            limits=TokenLimits(
+                vocabulary=100,
+                context_tokens_max=50,
+                kv_bytes_per_token=4,
+                kv_bytes=order.memory_bytes - 600,
+            ),
             eos_token_ids=frozenset({99}),
-            kv_bytes=order.memory_bytes - 600,
             loaded=LOADED,
         )
 
@@ -131,6 +154,12 @@ class House:
         serving = self.instances.residents["i"].serving
         assert serving is not None
         await serving.sequences.wait_idle()
+
+
+async def text_of(stream: AsyncIterator[Produced]) -> tuple[tuple[int, ...], str]:
+    """Return the prompt's tokens and the whole text."""
+    produced = [each async for each in stream]
+    return produced[0].prompt_tokens, "".join(each.chunk.text for each in produced)
 
 
 @pytest.fixture
@@ -253,7 +282,14 @@ async def test_an_older_leader_can_neither_load_nor_unload(house: House) -> None
 
 async def test_generating_gives_each_token_once_with_the_prompt_first(house: House) -> None:
     await house.load()
-    produced = [each async for each in house.generate((3, 4), max_tokens=5)]
+    decoder = house.starter.decoders[0]
+    decoder.is_gated = True
+    produced: list[Produced] = []
+    decoder.allowed.release(1)
+    async for each in house.generate((3, 4), max_tokens=5):
+        produced.append(each)
+        decoder.allowed.release(1)
+    assert len(produced) == 5  # nobody lagged
     assert produced[0].prompt_tokens == (3, 4)
     assert all(each.prompt_tokens == () for each in produced[1:])
     index = 0
@@ -339,7 +375,42 @@ async def test_memory_for_keys_limits_who_runs_and_who_never_can(house: House) -
         await house.tokens((1,), "tight", max_tokens=1)
 
 
+async def test_text_is_encoded_off_the_loop_and_comes_back_as_text(house: House) -> None:
+    house.starter.codec = codec = Codec()
+    await house.load()
+    stream = house.instances.generate(
+        "i", "r", TextPrompt(text="hi"), Sampling(temperature=0.0, max_tokens=3)
+    )
+    text = asyncio.create_task(text_of(stream))
+    await asyncio.sleep(0)
+    codec.may_encode.set()
+    assert await text == ((1, 1), "cde")
+
+
+async def test_an_instance_that_leaves_while_a_prompt_is_encoded_is_gone(house: House) -> None:
+    house.starter.codec = codec = Codec()
+    await house.load()
+    decoder = house.starter.decoders[0]
+    decoder.is_gated = True
+    running = asyncio.create_task(house.tokens(max_tokens=2))  # so that it cannot go at once
+    await until(lambda: house.ledger.state_of("i") is InstanceState.READY and not running.done())
+    stream = house.instances.generate("i", "r", TextPrompt(text="hi"), Sampling(max_tokens=3))
+    late = asyncio.create_task(text_of(stream))
+    await asyncio.sleep(0.01)
+    unload = asyncio.create_task(house.instances.unload("i", 1, only_if_idle=False))
+    await until(lambda: house.ledger.state_of("i") is InstanceState.LEAVING)
+    codec.may_encode.set()
+    with pytest.raises(FailedPreconditionError) as refused:
+        await late
+    assert refused.value.reason == Reason.INSTANCE_GONE
+    decoder.allowed.release(100)
+    await running
+    await unload
+
+
 async def test_a_full_queue_refuses_before_any_work(house: House) -> None:
+    house.starter.codec = codec = Codec()
+    codec.may_encode.set()
     await house.load()
     decoder = house.starter.decoders[0]
     decoder.is_gated = True
@@ -347,7 +418,8 @@ async def test_a_full_queue_refuses_before_any_work(house: House) -> None:
     sequences = house.instances.residents["i"].serving.sequences  # type: ignore[union-attr]
     await until(lambda: sequences.waiting >= 2)
     with pytest.raises(ResourceExhaustedError) as refused:
-        await house.tokens()
+        await anext(house.instances.generate("i", "r", TextPrompt(text="hi"), Sampling()))
+    assert codec.encoded == 0
     assert refused.value.reason == Reason.QUEUE_FULL
     assert refused.value.retry_after_s is not None
     decoder.allowed.release(1000)
@@ -376,6 +448,21 @@ async def test_unloading_waits_for_sequences_and_takes_no_new_ones(house: House)
     assert not unload.done()
     decoder.allowed.release(1000)
     assert await running == [2, 3, 4, 5, 6]
+    await unload
+    assert house.free == MEMORY
+
+
+async def test_memory_is_free_only_once_the_device_says_so(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.load()
+    held: list[Callable[[], None]] = []
+    monkeypatch.setattr(house.engine, "unload", lambda _, done: held.append(done))
+    unload = asyncio.create_task(house.instances.unload("i", 1, only_if_idle=True))
+    await until(lambda: bool(held))
+    assert house.free == 200
+    assert not unload.done()
+    held[0]()
     await unload
     assert house.free == MEMORY
 

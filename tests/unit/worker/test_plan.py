@@ -1,12 +1,16 @@
 """How long a sequence may become: refused with limit and given value, or capped at the context."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.errors import InvalidArgumentError, Reason
 from services.common.sampling import Sampling
 from services.worker.plan import TokenLimits, plan_sequence
 
-LIMITS = TokenLimits(vocabulary=100, context_tokens_max=1000, kv_bytes_per_token=7)
+LIMITS = TokenLimits(
+    vocabulary=100, context_tokens_max=1000, kv_bytes_per_token=7, kv_bytes=7 * 2000
+)
 PROMPT = (1,) * 10
 
 
@@ -29,6 +33,16 @@ def test_max_tokens_beyond_the_context_end_at_its_limit() -> None:
     plan = plan_sequence(PROMPT, Sampling(max_tokens=2_000_000), LIMITS)
     assert plan.max_tokens == 990
     assert plan.kv_bytes == 1000 * 7
+
+
+def test_unset_max_tokens_are_what_the_memory_leaves_if_less() -> None:
+    tight = replace(LIMITS, kv_bytes=7 * 100 + 6)
+    assert plan_sequence(PROMPT, Sampling(), tight).max_tokens == 90
+    # What is asked for is not cut: admission refuses it with the numbers.
+    assert plan_sequence(PROMPT, Sampling(max_tokens=200), tight).kv_bytes == 7 * 210
+    assert plan_sequence((1,) * 150, Sampling(), tight).kv_bytes == 7 * 151
+    unknown = replace(LIMITS, kv_bytes_per_token=0, kv_bytes=0)
+    assert plan_sequence(PROMPT, Sampling(), unknown).max_tokens == 256
 
 
 def test_a_prompt_that_leaves_one_token_is_the_longest() -> None:

@@ -128,7 +128,7 @@ async def test_what_is_started_can_decode_and_knows_its_limits(house: House) -> 
     assert started.limits.vocabulary == 1024
     assert started.limits.context_tokens_max == 100
     assert started.limits.kv_bytes_per_token == 256
-    assert started.kv_bytes == (1 << 20) - (house.folder / FILE).stat().st_size
+    assert started.limits.kv_bytes == (1 << 20) - (house.folder / FILE).stat().st_size
     assert 1 in started.eos_token_ids
     assert started.codec is not None
     assert (await house.start(house.order(context=9999))).limits.context_tokens_max == 256
