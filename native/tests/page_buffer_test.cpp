@@ -91,7 +91,7 @@ TEST("populating in the background keeps what was written meanwhile, and ends wh
 }
 
 TEST("stopping does not wait for the rest of a large buffer") {
-  constexpr std::size_t kLarge = 1024 * kMiB;
+  constexpr std::size_t kLarge = 2048 * kMiB;
   const PageBuffer buffer(kLarge);
   {
     const brisk::BackgroundPopulate populate(buffer);
