@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 from brisk.control.v1 import control_service_pb2_grpc as control_grpc
 from brisk.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
+from redis.asyncio import Redis
 
 from services.common.channel import ChannelPool
 from services.common.clock import wall_clock
@@ -20,7 +21,7 @@ from services.common.metrics import start_metrics
 from services.common.names import new_id
 from services.common.redis_client import connect_or_refuse
 from services.common.registry import Registration, Registry, ServiceFacts
-from services.common.server import INTERNAL_LIMITS, create_server
+from services.common.server import INTERNAL_LIMITS, HouseServer, create_server
 from services.scheduler import control, service
 from services.scheduler.adapters import GrpcStores, GrpcWorkers, RedisRecords, RegistryPeers
 from services.scheduler.catalogue import Catalogue
@@ -48,34 +49,8 @@ async def main(config: SchedulerConfig) -> None:
             endless_methods=service.ENDLESS_METHODS,
             setting=config.setting("listen"),
         )
-        pool = ChannelPool()
-        stack.push_async_callback(pool.close)
-        chores = Chores()
-        stack.push_async_callback(chores.close)
-        workers = GrpcWorkers(pool, load_s_max=config.load_s_max)
-        peers = RegistryPeers(Registry(redis))
-        deployments = Deployments(RedisRecords(redis))
         identity = LeaderIdentity(scheduler_id=scheduler_id, address=server.address)
-        election = Election(
-            lease=LeaderLease(redis, identity),
-            locator=LeaderLocator(redis),
-            identity=identity,
-            deployments=deployments,
-            make_reign=_reigns(config, workers, peers),
-        )
-        imports = Imports(stores=GrpcStores(pool), peers=peers, chores=chores)
-        catalogue = Catalogue(
-            deployments=deployments, imports=imports, workers=workers, chores=chores
-        )
-        scheduler_grpc.add_SchedulerServiceServicer_to_server(
-            service.SchedulerServicer(election), server.server
-        )
-        control_grpc.add_ControlServiceServicer_to_server(
-            control.ControlServicer(
-                election=election, catalogue=catalogue, peers=peers, scheduler_id=scheduler_id
-            ),
-            server.server,
-        )
+        election = _wire(config, redis, identity, server, stack)
         facts = ServiceFacts(
             kind=ServiceKind.SCHEDULER,
             service_id=scheduler_id,
@@ -98,6 +73,49 @@ async def main(config: SchedulerConfig) -> None:
                 metrics_address=metrics.address,
             ),
         )
+
+
+def _wire(
+    config: SchedulerConfig,
+    redis: Redis,
+    identity: LeaderIdentity,
+    server: HouseServer,
+    stack: AsyncExitStack,
+) -> Election:
+    """Put the parts together and add the servicers; return the part that runs."""
+    pool = ChannelPool()
+    stack.push_async_callback(pool.close)
+    chores = Chores()
+    stack.push_async_callback(chores.close)
+    workers = GrpcWorkers(pool, load_s_max=config.load_s_max)
+    peers = RegistryPeers(Registry(redis))
+    deployments = Deployments(RedisRecords(redis))
+    election = Election(
+        lease=LeaderLease(redis, identity),
+        locator=LeaderLocator(redis),
+        identity=identity,
+        deployments=deployments,
+        make_reign=_reigns(config, workers, peers),
+    )
+    catalogue = Catalogue(
+        deployments=deployments,
+        imports=Imports(stores=GrpcStores(pool), peers=peers, chores=chores),
+        workers=workers,
+        chores=chores,
+    )
+    scheduler_grpc.add_SchedulerServiceServicer_to_server(
+        service.SchedulerServicer(election), server.server
+    )
+    control_grpc.add_ControlServiceServicer_to_server(
+        control.ControlServicer(
+            election=election,
+            catalogue=catalogue,
+            peers=peers,
+            scheduler_id=identity.scheduler_id,
+        ),
+        server.server,
+    )
+    return election
 
 
 def _reigns(

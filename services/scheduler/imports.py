@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from services.common.errors import (
     BriskError,
@@ -22,6 +23,9 @@ from services.common.names import near_matches, shorten
 from services.scheduler.ports import ImportProgress, Peer, Peers, Stores
 
 log = get_logger(__name__)
+
+_CLOSE_S_MAX: Final = 2.0
+_LOOKS_AFTER_S: Final = (0.0, 0.2, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,9 @@ class Chores:
         return task
 
     async def close(self) -> None:
-        """Cancel what is left."""
+        """Give what is left a moment to finish, then cancel it."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=_CLOSE_S_MAX)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -67,42 +73,33 @@ class Imports:
         self._stores = stores
         self._peers = peers
         self._chores = chores
+        self._importing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, source_path: str, name: str) -> AsyncGenerator[ImportProgress | Imported]:
         """Import a folder on every node: yield progress of all together, then the outcome.
 
         Raises BriskError if it fails on any node; then, and if closed early, what was not there
-        before is gone again.
+        before is gone again. Imports of one name come one after another, so that "before" is sure.
         """
-        run = _Run(await self._refs(await self._nodes()))
-        tasks = [
-            asyncio.ensure_future(self._import_on(run, node, source_path, name))
-            for node in run.before
-        ]
-        try:
-            while not all(task.done() for task in tasks):
-                run.changed.clear()
-                waiting = asyncio.ensure_future(run.changed.wait())
-                try:
-                    await asyncio.wait((waiting, *tasks), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    waiting.cancel()
-                for task in tasks:
-                    if task.done():
-                        task.result()
-                if (progress := run.progress()) is not None:
-                    yield progress
-            outcome = run.outcome()
-        except BriskError:
-            await _end(tasks)
-            await self._take_back(run)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            await _end(tasks)
-            self._chores.spawn(self._take_back(run))
-            raise
-        finally:
-            await _end(tasks)
+        expected = name or source_path.rstrip("/").rpartition("/")[2]
+        async with self._importing.setdefault(expected, asyncio.Lock()):
+            run = _Run(expected, await self._refs(await self._nodes()))
+            tasks = [
+                asyncio.ensure_future(self._import_on(run, node, source_path, name))
+                for node in run.before
+            ]
+            try:
+                async with aclosing(_followed(run, tasks)) as told:
+                    async for progress in told:
+                        yield progress
+                outcome = run.outcome()
+            except (BriskError, asyncio.CancelledError, GeneratorExit):
+                await _end(tasks)
+                # Before the next import of this name begins, whatever becomes of our caller.
+                await asyncio.shield(self._chores.spawn(self._take_back(run)))
+                raise
+            finally:
+                await _end(tasks)
         yield outcome
 
     async def undo(self, imported: Imported) -> None:
@@ -174,8 +171,24 @@ class Imports:
             raise UnavailableError("a store manager ended the import without a result")
 
     async def _take_back(self, run: _Run) -> None:
-        for node, info in run.done.items():
-            if info.ref not in run.before[node]:
+        """Delete what an import has published.
+
+        A node that we have cancelled may be just publishing: it is looked at more than once.
+        """
+        for pause_s in _LOOKS_AFTER_S:
+            await asyncio.sleep(pause_s)
+            for node in run.before:
+                if pause_s == 0.0 or node not in run.done:
+                    await self._take_back_on(run, node)
+
+    async def _take_back_on(self, run: _Run, node: Peer) -> None:
+        try:
+            stored = await self._stores.models(node.address)
+        except BriskError as error:
+            log.warning("import not taken back", node=node.node_id, reason=error.reason)
+            return
+        for info in stored:
+            if info.ref.name == run.name and info.ref not in run.before[node]:
                 await self._delete_on(node, info.ref)
 
     async def _delete_on(self, node: Peer, ref: ModelRef) -> bool:
@@ -195,11 +208,17 @@ class Imports:
 class _Run:
     """One import on all nodes, as far as it has come."""
 
-    def __init__(self, before: dict[Peer, frozenset[ModelRef]]) -> None:
+    def __init__(self, name: str, before: dict[Peer, frozenset[ModelRef]]) -> None:
+        self.name = name
         self.before = before
         self.told: dict[Peer, ImportProgress] = {}
         self.done: dict[Peer, ModelInfo] = {}
         self.changed = asyncio.Event()
+
+    async def told_more(self) -> None:
+        """Return when a node has told something since the last call."""
+        await self.changed.wait()
+        self.changed.clear()
 
     def progress(self) -> ImportProgress | None:
         """Return all nodes' progress taken together; None before the first has told any."""
@@ -221,6 +240,28 @@ class _Run:
             )
         new_on = tuple(node for node, refs in self.before.items() if infos[0].ref not in refs)
         return Imported(info=infos[0], new_on=new_on)
+
+
+async def _followed(
+    run: _Run, tasks: Sequence[asyncio.Future[None]]
+) -> AsyncGenerator[ImportProgress]:
+    """Yield progress until all nodes are done. Raises what the first to fail raises."""
+    pending = tuple(tasks)
+    told: ImportProgress | None = None
+    while pending:
+        waiting = asyncio.ensure_future(run.told_more())
+        try:
+            await asyncio.wait((waiting, *pending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        for task in pending:
+            if task.done():
+                task.result()
+        pending = tuple(task for task in pending if not task.done())
+        progress = run.progress()
+        if progress is not None and progress != told:
+            told = progress
+            yield progress
 
 
 async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:

@@ -73,12 +73,17 @@ class Orders:
         self._spawn(self._unload(order))
 
     async def ask(self, worker_id: str, address: str) -> None:
-        """Ask a worker how it is; one that does not answer is lost."""
+        """Ask a worker how it is; one that nobody can reach is lost.
+
+        One that is merely slow may be busy: if it is hung, its silence will tell.
+        """
         try:
             state = await self._workers.describe(address)
+        except UnavailableError:
+            log.warning("worker cannot be reached", worker=worker_id)
+            self._feed(WorkerLost(now_s=monotonic_s(), worker_id=worker_id))
         except BriskError as error:
             log.warning("worker does not answer", worker=worker_id, reason=error.reason)
-            self._feed(WorkerLost(now_s=monotonic_s(), worker_id=worker_id))
         else:
             self._feed(WorkerReported(now_s=monotonic_s(), worker=state))
 

@@ -76,8 +76,9 @@ class Reign:
         """
         try:
             async with self._group:
-                for deployment in deployments:
-                    self.feed(events.DeploymentPut(now_s=monotonic_s(), deployment=deployment))
+                for deployment in deployments:  # not one log line each: nothing is decided yet
+                    put = events.DeploymentPut(now_s=monotonic_s(), deployment=deployment)
+                    self.state, _ = decide(self.state, put)
                 self.spawn(self._follow_workers())
                 self.spawn(self._export())
                 self.spawn(self._fail_if_broken())

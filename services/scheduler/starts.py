@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Final
 
 from services.common.errors import (
@@ -25,6 +26,7 @@ from services.scheduler.instance import Instance
 from services.scheduler.state import Start, State, Turn, Waiter
 
 RETRY_AFTER_S: Final = 1.0
+_COMPARED_MAX: Final = 500
 
 
 def acquire(turn: Turn, event: AcquireRequested) -> Start | None:
@@ -192,9 +194,12 @@ def tell_queued(turn: Turn, start: Start, detail: str) -> None:
     tell(turn, start, StartProgress(phase=StartPhase.QUEUE, detail=detail))
 
 
-def unknown(name: str, known: Iterable[str]) -> NotFoundError:
+def unknown(name: str, known: Collection[str]) -> NotFoundError:
     """Return the refusal for a deployment that does not exist, naming near matches."""
-    near = near_matches(name, known)
+    # Comparing takes time: of very many names, only those with the same beginning.
+    alike = (each for each in known if each[:1].casefold() == name[:1].casefold())
+    few = tuple(islice(known, _COMPARED_MAX + 1))
+    near = near_matches(name, few if len(few) <= _COMPARED_MAX else islice(alike, _COMPARED_MAX))
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return NotFoundError(
         f"no deployment is named {shorten(name)}{hint}",

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from services.common.errors import BriskError
@@ -15,6 +16,7 @@ from services.common.model import StartProgress
 from services.common.placement import Route
 from services.scheduler.actions import Grant
 
+CHANGES_MAX: Final = 5000  # of one message; more follow in the next
 _PROGRESS_MAX: Final = 8  # a slow reader misses older progress, nothing else
 
 
@@ -70,6 +72,17 @@ class _Watch:
         self.pending[instance_id] = route
         self.changed.set()
 
+    def take(self, *, is_snapshot: bool = False) -> RouteChange:
+        """Return what is pending, or as much of it as one message may hold."""
+        taken = dict(islice(self.pending.items(), CHANGES_MAX))
+        for instance_id in taken:
+            del self.pending[instance_id]
+        return RouteChange(
+            is_snapshot=is_snapshot,
+            upserted=tuple(route for route in taken.values() if route is not None),
+            removed=tuple(key for key, route in taken.items() if route is None),
+        )
+
 
 class RouteBoard:
     """The routes as they are now, and who watches them."""
@@ -110,18 +123,14 @@ class RouteBoard:
             watch = _Watch()
             self._watches[watch] = None
             try:
-                yield RouteChange(is_snapshot=True, upserted=tuple(self._routes.values()))
+                watch.pending.update(self._routes)
+                yield watch.take(is_snapshot=True)
                 while watch.pending or not self._is_closed:
-                    if not watch.pending:
+                    if watch.pending:
+                        yield watch.take()
+                    else:
                         watch.changed.clear()
                         await watch.changed.wait()
-                        continue
-                    pending, watch.pending = watch.pending, {}
-                    yield RouteChange(
-                        is_snapshot=False,
-                        upserted=tuple(route for route in pending.values() if route is not None),
-                        removed=tuple(key for key, route in pending.items() if route is None),
-                    )
             finally:
                 del self._watches[watch]
 

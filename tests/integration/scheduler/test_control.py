@@ -142,7 +142,7 @@ async def test_one_node_that_fails_undoes_the_others(house: House) -> None:
     with pytest.raises(ResourceExhaustedError) as refusal:
         await imported(house.scheduler, "/m/alpha")
     assert refusal.value.reason == Reason.DISK_FULL
-    assert held(house) == [[], []]
+    await until(lambda: held(house) == [[], []])
 
 
 async def test_nodes_that_see_different_files_are_told_apart(house: House) -> None:

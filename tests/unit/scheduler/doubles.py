@@ -54,6 +54,7 @@ class OneWorker:
     load_errors: deque[BriskError] = field(default_factory=deque)
     unload_errors: deque[BriskError] = field(default_factory=deque)
     check_error: BriskError | None = None
+    describe_error: BriskError | None = None
     is_gone: bool = False
     ends_without_result: bool = False
     may_load: asyncio.Event = field(default_factory=asyncio.Event)
@@ -96,6 +97,8 @@ class OneWorker:
         self.calls.append("describe")
         if self.is_gone:
             raise UnavailableError("call failed")
+        if self.describe_error is not None:
+            raise self.describe_error
         return self.state()
 
     def state(self) -> WorkerState:
@@ -168,26 +171,40 @@ class TwoStores:
     may_finish: asyncio.Event = field(default_factory=asyncio.Event)
     held_back: set[str] = field(default_factory=set)  # addresses whose imports wait for it
     ends_without_result: bool = False
+    publishes_late: bool = False  # what was cancelled is there a moment later
+    models_errors: dict[str, deque[BriskError | None]] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)  # imports, by their folders
     deleted: list[str] = field(default_factory=list)
 
     async def import_model(
         self, address: str, source_path: str, name: str
     ) -> AsyncGenerator[ImportProgress | ModelInfo]:
         """Import a folder."""
+        self.begun.append(source_path)
+        info = model(
+            name or source_path.rstrip("/").rsplit("/", 1)[-1], self.revisions.get(address, "1")
+        )
         yield ImportProgress(bytes_done=10, bytes_total=40, file="config.json")
         if address in self.held_back:
-            await self.may_finish.wait()
+            try:
+                await self.may_finish.wait()
+            except asyncio.CancelledError:
+                if self.publishes_late:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(0.005, self.held[address].append, info)
+                raise
         if address in self.errors:
             raise self.errors[address]
         if self.ends_without_result:
             return
-        info = model(name or source_path.rsplit("/", 1)[-1], self.revisions.get(address, "1"))
         if info not in self.held[address]:
             self.held[address].append(info)
         yield info
 
     async def models(self, address: str) -> tuple[ModelInfo, ...]:
         """List the models."""
+        if self.models_errors.get(address) and (error := self.models_errors[address].popleft()):
+            raise error
         return tuple(self.held[address])
 
     async def delete(self, address: str, ref: ModelRef) -> None:

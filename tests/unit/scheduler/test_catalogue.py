@@ -20,6 +20,7 @@ from services.common.errors import (
 from services.common.model import ModelInfo, ModelRef
 from services.common.names import parse_model_name
 from services.scheduler import catalogue as module
+from services.scheduler import imports as imports_module
 from services.scheduler.catalogue import Catalogue, DeployWish
 from services.scheduler.deployment import Deployment, SpecWish
 from services.scheduler.deployments import MARK, Deployments
@@ -62,6 +63,7 @@ class Office:
 @pytest.fixture
 async def office(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Office]:
     monkeypatch.setattr(module, "_DELETE_PAUSE_S", 0.01)
+    monkeypatch.setattr(imports_module, "_LOOKS_AFTER_S", (0.0, 0.01))
     async with reigning() as court:
         stores, records, chores = TwoStores(), Hash(epoch=7), Chores()
         deployments = Deployments(records)
@@ -113,6 +115,30 @@ async def test_a_node_that_spoils_an_import_undoes_it_everywhere(office: Office,
     assert office.names() == [[], []]
 
 
+async def test_progress_is_told_when_there_is_some_and_not_else(office: Office) -> None:
+    office.stores.held_back.add("n2:1")
+    call = office.catalogue.import_model(office.court.reign, "/m/gamma", "")
+    first = await anext(call)
+    assert isinstance(first, ImportProgress)
+    more = asyncio.ensure_future(anext(call))
+    await settled()
+    assert not more.done()  # the first node is done and the second one says nothing
+    office.stores.may_finish.set()
+    assert isinstance(await more, ModelInfo)
+
+
+async def test_a_node_that_fails_while_nobody_listens_fails_the_import(office: Office) -> None:
+    office.stores.errors["n2:1"] = ResourceExhaustedError("full")
+    office.stores.held_back |= {"n1:1", "n2:1"}
+    call = office.catalogue.import_model(office.court.reign, "/m/gamma", "")
+    await anext(call)
+    office.stores.may_finish.set()
+    await settled()  # both nodes end before the caller asks for more
+    with pytest.raises(ResourceExhaustedError):
+        await anext(call)
+    assert office.names() == [[], []]
+
+
 async def test_what_a_node_had_before_stays_when_the_import_fails(office: Office) -> None:
     await office.imported("/m/gamma")
     office.stores.held["n2:1"].clear()
@@ -131,6 +157,40 @@ async def test_an_import_that_is_left_takes_back_what_is_done(office: Office) ->
     await call.aclose()
     await settled()
     assert office.names() == [[], []]
+
+
+async def test_a_node_that_publishes_what_we_have_cancelled_is_looked_at_again(
+    office: Office,
+) -> None:
+    office.stores.errors["n2:1"] = ResourceExhaustedError("full")
+    office.stores.held_back.add("n1:1")
+    office.stores.publishes_late = True
+    with pytest.raises(ResourceExhaustedError):
+        await office.imported("/m/gamma")
+    assert office.stores.deleted == ["gamma at n1:1"]
+    assert office.names() == [[], []]
+
+
+async def test_a_node_that_cannot_be_asked_is_left_as_it_is(office: Office) -> None:
+    office.stores.errors["n2:1"] = ResourceExhaustedError("full")
+    office.stores.models_errors["n1:1"] = deque([None, UnavailableError("away")])
+    with pytest.raises(ResourceExhaustedError):
+        await office.imported("/m/gamma")
+
+
+async def test_imports_of_one_name_come_one_after_another(office: Office) -> None:
+    office.stores.held_back |= {"n1:1", "n2:1"}
+    first = asyncio.ensure_future(office.imported("/m/gamma"))
+    second = asyncio.ensure_future(office.imported("/n/gamma/"))
+    other = asyncio.ensure_future(office.imported("/m/delta"))
+    await settled()
+    assert office.stores.begun == ["/m/gamma", "/m/gamma", "/m/delta", "/m/delta"]
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    office.stores.may_finish.set()
+    await second
+    await other
+    assert office.names() == [["delta", "gamma"], ["delta", "gamma"]]
 
 
 async def test_an_import_that_is_left_during_its_check_is_taken_back(office: Office) -> None:

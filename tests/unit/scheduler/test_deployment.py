@@ -10,6 +10,7 @@ from services.common.errors import InvalidArgumentError, Reason
 from services.common.model import ModelInfo, ModelRef
 from services.common.names import parse_model_name
 from services.scheduler.deployment import Deployment, Spec, SpecWish, check_wish, settle
+from services.scheduler.starts import unknown
 
 MODEL = ModelInfo(
     ref=ModelRef(name=parse_model_name("tiny"), revision="0011223344556677"),
@@ -87,3 +88,11 @@ def test_only_the_keep_alive_can_change_under_an_instance() -> None:
     newer = replace(MODEL, ref=replace(MODEL.ref, revision="ff"))
     assert not before.serves_like(deployed(spec, newer))
     assert not before.serves_like(deployed(spec, replace(MODEL, weight_bytes=7)))
+
+
+def test_of_very_many_names_only_those_that_begin_alike_are_compared() -> None:
+    many = [*(f"other-{n}" for n in range(600)), "llama-small"]
+    assert "did you mean llama-small" in unknown("lama-small", many).message
+    few = ["xllama-small"]
+    assert "did you mean xllama-small" in unknown("llama-small", few).message
+    assert "did you mean" not in unknown("llama-small", [*few, *many[:-1]]).message

@@ -10,6 +10,7 @@ import pytest
 from services.common.clock import monotonic_s
 from services.common.errors import (
     BriskError,
+    DeadlineError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -193,6 +194,14 @@ async def test_a_worker_that_answers_after_a_failed_load_is_tried_again() -> Non
         grant = await acquired(court.reign, "r1", "alpha")
         assert grant.route.instance_id == "i7-2"
         assert court.worker.calls.count("describe") == 2
+
+
+async def test_a_worker_that_is_only_slow_is_not_lost() -> None:
+    async with reigning() as court:
+        court.worker.load_errors.append(UnavailableError("call failed"))
+        court.worker.describe_error = DeadlineError("slow")
+        assert (await acquired(court.reign, "r1", "alpha")).route.instance_id == "i7-2"
+        assert list(court.reign.state.workers) == ["w1"]
 
 
 async def test_a_load_that_ends_without_a_word_has_failed() -> None:

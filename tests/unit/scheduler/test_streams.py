@@ -8,6 +8,7 @@ import pytest
 from services.common.errors import NotFoundError, ResourceExhaustedError
 from services.common.model import StartPhase, StartProgress
 from services.common.placement import Route
+from services.scheduler import streams
 from services.scheduler.actions import Grant
 from services.scheduler.grants import warm_report
 from services.scheduler.streams import Mailbox, RouteBoard, RouteChange
@@ -84,6 +85,18 @@ async def test_a_slow_watcher_hears_the_last_word_on_each_instance() -> None:
         assert await anext(watch) == RouteChange(
             is_snapshot=False, upserted=(route("i2"),), removed=("i1",)
         )
+
+
+async def test_a_large_table_comes_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "CHANGES_MAX", 2)
+    board = RouteBoard(watchers_max=1)
+    for number in range(3):
+        board.up(route(f"i{number}"))
+    async with aclosing(board.watch()) as watch:
+        first = await anext(watch)
+        assert first == RouteChange(is_snapshot=True, upserted=(route("i0"), route("i1")))
+        board.down("i2")
+        assert await anext(watch) == RouteChange(is_snapshot=False, removed=("i2",))
 
 
 async def test_a_closed_board_ends_its_watches_after_the_last_change() -> None:
