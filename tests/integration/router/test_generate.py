@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from brisk.common.v1 import model_pb2
@@ -10,7 +11,7 @@ from brisk.inference.v1 import inference_service_pb2 as pb2
 
 from services.common.errors import Reason
 from tests.fakes.workers import FakeWorker, continuation
-from tests.integration.router.fake_worker import MODEL, until
+from tests.integration.router.fake_worker import MODEL, Cable, until
 from tests.integration.router.house import SEED, Answer, ask, expected, run_house
 
 
@@ -35,6 +36,15 @@ async def test_a_warm_request_streams_without_asking_the_scheduler(
         assert house.scheduler.acquired == []
         assert house.worker.servicer.request_ids == ["req-1"]
         assert house.worker.servicer.requests[0].request_id == "req-1"
+
+
+async def test_a_worker_is_connected_before_its_first_request(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with run_house(redis_url, tmp_path) as house, Cable(house.worker.address) as cable:
+        route = house.worker.hold(FakeWorker(name="i1"))
+        await house.serve(replace(route, worker_address=cable.address))
+        await until(lambda: cable.connections)
 
 
 async def test_a_request_without_a_seed_gets_one_and_without_an_id_too(
