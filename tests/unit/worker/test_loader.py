@@ -167,6 +167,8 @@ def test_a_misaligned_tensor_is_copied_once_and_the_others_are_not(tmp_path: Pat
     loaded, _ = load(folder)
     assert_equals_reference(loaded.model, folder)
     assert loaded.copied_bytes == end - start
+    for name, parameter in loaded.model.named_parameters():
+        assert parameter.data_ptr() % parameter.element_size() == 0, name
 
 
 def test_a_tensor_of_another_type_is_cast_and_counted(tmp_path: Path) -> None:

@@ -122,6 +122,18 @@ async def test_progress_names_the_phase_and_counts_the_bytes(house: House) -> No
     assert {progress.source for progress in loads} == {Tier.SSD}
 
 
+async def test_progress_counts_over_all_files(
+    tiny_model: Callable[[str], Path], executor: ThreadPoolExecutor
+) -> None:
+    house = House(tiny_model("sharded-llama"), executor)
+    started = await house.start()
+    sizes = [path.stat().st_size for path in house.folder.glob("*.safetensors")]
+    assert len(sizes) > 1
+    done = [each.bytes_done for each in house.progress if each.phase is StartPhase.LOAD]
+    assert done == sorted(done)
+    assert done[-1] == sum(sizes) == started.loaded.bytes_read
+
+
 async def test_what_is_started_can_decode_and_knows_its_limits(house: House) -> None:
     started = await house.start(house.order(context=100, memory_bytes=1 << 20))
     assert started.decoder.open().step((1, 2, 3)).shape == (1024,)

@@ -124,13 +124,15 @@ def test_a_broken_tokenizer_is_refused_by_file(tmp_path: Path) -> None:
 
 def test_threads_do_not_disturb_one_another(tmp_path: Path) -> None:
     tokenizer = loaded(tmp_path, chat_template=TEMPLATE)
-    plain = TextPrompt(text="copy </s> and distribute")
-    expected = tokenizer.encode(plain), tokenizer.encode(talk("x </s> y"))
+    assert tokenizer.eos_token_id is not None
+    control = AutoTokenizer.from_pretrained(tmp_path).convert_ids_to_tokens(tokenizer.eos_token_id)
+    plain, chat = TextPrompt(text=f"copy {control} and"), talk(f"x {control} y " * 50)
+    expected = tokenizer.encode(plain), tokenizer.encode(chat)
     wrong: list[object] = []
 
     def work() -> None:
         for _ in range(50):
-            got = tokenizer.encode(plain), tokenizer.encode(talk("x </s> y"))
+            got = tokenizer.encode(plain), tokenizer.encode(chat)
             if got != expected or tokenizer.decode(got[0]) != tokenizer.decode(expected[0]):
                 wrong.append(got)
 
