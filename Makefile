@@ -44,8 +44,12 @@ up: setup ## run all services in the foreground (brisk up)
 down: setup ## stop what `brisk up --detach` started
 	@$(BIN)/brisk down
 
-test: setup ## run all tests
+test: setup test-native ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test-native: $(VENV)/.stamp ## run the C++ tests, plain and under the sanitizers
+	@export PATH=$(BIN):$$PATH; set -e; for preset in plain sanitize thread; do \
+	  (cd native && cmake --preset $$preset >/dev/null && cmake --build build/$$preset); \
+	  ctest --test-dir native/build/$$preset --output-on-failure; done
 lint: setup lint-proto ## check format, style and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -72,4 +76,4 @@ hooks: setup ## install the pre-commit hooks
 clean: ## remove all that the other verbs made, the data folder excepted
 	@rm -rf $(VENV) .venv-* .tools gen native/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup proto native demo demo-large up down test lint lint-proto type check fmt bench lock hooks clean
+.PHONY: help setup proto native demo demo-large up down test test-native lint lint-proto type check fmt bench lock hooks clean
