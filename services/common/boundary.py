@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from services.common.clock import monotonic_s
@@ -39,6 +40,7 @@ _SHUTTING_DOWN_RETRY_S: Final = 0.5
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, Any], Any]
+Parse: TypeAlias = Callable[[Any], Any]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -69,27 +71,31 @@ class Boundary(grpc.aio.ServerInterceptor):
         else:
             make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         wrap = self._streaming if handler.response_streaming else self._unary
+        # A single request is parsed in here: gRPC would log a traceback for bytes that are none
+        # and tell the caller nothing.
+        deserialize: Parse | None = handler.request_deserializer
+        parse: Parse = _as_it_is
+        if deserialize is not None and not handler.request_streaming:
+            parse, deserialize = _strictly(deserialize), None
         wrapped: Handler = make(
-            wrap(method, behavior), handler.request_deserializer, handler.response_serializer
+            wrap(method, behavior, parse), deserialize, handler.response_serializer
         )
         return wrapped
 
-    def _unary(self, method: str, behavior: Behavior) -> Behavior:
+    def _unary(self, method: str, behavior: Behavior, parse: Parse) -> Behavior:
         async def call(request: Any, context: Context) -> Any:
             async with _answering(method, context):
-                return await behavior(request, context)
+                return await behavior(parse(request), context)
 
         return call
 
-    def _streaming(self, method: str, behavior: Behavior) -> Behavior:
+    def _streaming(self, method: str, behavior: Behavior, parse: Parse) -> Behavior:
         # A coroutine that writes, not a generator that yields: gRPC does not close a generator
         # that is suspended when its call is cancelled, so `finally` would run late.
         async def call(request: Any, context: Context) -> None:
             async with _answering(method, context):
-                if method in self._endless_methods:
-                    await self._until_draining(_stream(behavior, request, context))
-                else:
-                    await _stream(behavior, request, context)
+                stream = _stream(behavior, parse(request), context)
+                await (self._until_draining(stream) if method in self._endless_methods else stream)
 
         return call
 
@@ -107,6 +113,20 @@ class Boundary(grpc.aio.ServerInterceptor):
         raise UnavailableError(
             "shutting down", reason=Reason.SHUTTING_DOWN, retry_after_s=_SHUTTING_DOWN_RETRY_S
         )
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _strictly(deserialize: Parse) -> Parse:
+    def parse(request: Any) -> Any:
+        try:
+            return deserialize(request)
+        except DecodeError as error:
+            raise InvalidArgumentError("the request is no message of this method") from error
+
+    return parse
 
 
 async def _stream(behavior: Behavior, request: Any, context: Context) -> None:
@@ -142,6 +162,10 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
         code = ours.code
         log.info("peer refused", method=method, code=code, reason=ours.reason)
         await _abort(method, context, ours)
+    except grpc.aio.InternalError:  # of a write or an abort: nobody is there to read it
+        code = "CANCELLED"
+        log.debug("caller left before its answer", method=method)
+        raise asyncio.CancelledError from None
     except Exception:  # the RPC boundary: whatever it is, the caller must not see it
         code = "INTERNAL"
         log.exception("call failed unexpectedly", method=method)
@@ -157,7 +181,10 @@ async def _abort(method: str, context: Context, error: BriskError) -> None:
         log.error("call failed", method=method, reason=error.reason, exc_info=error)
     else:
         log.debug("call refused", method=method, code=error.code, reason=error.reason)
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    try:
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    except grpc.aio.InternalError:  # the caller has left and hears no status
+        raise asyncio.CancelledError from None
 
 
 def _internal() -> InternalError:

@@ -32,6 +32,7 @@ POOL_CHANNELS_MAX: Final = 1024
 POOL_IDLE_S: Final = 300.0
 _RECONNECT_MS_MIN: Final = 100
 _RECONNECT_MS_MAX: Final = 2_000
+_CONNECT_MS_MAX: Final = 5_000  # one attempt; a busy machine may need more than the back-off
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -48,7 +49,7 @@ _OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_retries", 0),  # retries are decided where it is known what was delivered
     ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS_MIN),
-    ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS_MIN),
+    ("grpc.min_reconnect_backoff_ms", _CONNECT_MS_MAX),  # despite its name: an attempt's limit
     ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
     ("grpc.use_local_subchannel_pool", 1),  # a closed channel takes its connection with it
 ]

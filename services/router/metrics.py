@@ -53,6 +53,11 @@ class RequestMeter:
         self._arrived_s = monotonic_s()
         self._last_s = 0.0  # 0 before the first token
 
+    @property
+    def seconds(self) -> float:
+        """Return the time since the request arrived."""
+        return round(monotonic_s() - self._arrived_s, 6)
+
     def first_token(self, *, is_cold: bool) -> None:
         """Note that the first chunk is here."""
         self._last_s = monotonic_s()

@@ -21,7 +21,7 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.log import get_logger
-from services.common.model import StartProgress, StartReport
+from services.common.model import StartPhase, StartProgress, StartReport
 from services.router.dispatch import Dispatcher, Seat
 from services.router.job import Job
 from services.router.ports import TokenChunk, WorkerMessage, Workers
@@ -98,6 +98,8 @@ async def relay(
         assert seat is not None  # noqa: S101 - `dispatcher.seat` ends with a seat or raises
         milestones.seated(seat.start)
         with seat:
+            if seat.start is not None and seat.start.cold:
+                yield StartProgress(phase=StartPhase.FIRST_TOKEN, source=seat.start.source)
             try:
                 async with aclosing(workers.generate(seat.route, job)) as messages:
                     while not transcript.is_finished:

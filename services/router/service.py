@@ -16,7 +16,7 @@ from brisk.inference.v1 import inference_service_pb2_grpc as inference_grpc
 
 from services.common.deadline import Deadline
 from services.common.errors import BriskError
-from services.common.log import bind_request_id, bound_request_id
+from services.common.log import bind_request_id, bound_request_id, get_logger
 from services.common.model import StartProgress, StartReport
 from services.common.wire import (
     conversation_from_proto,
@@ -33,6 +33,8 @@ from services.router.job import Job, make_job
 from services.router.metrics import RequestMeter
 from services.router.ports import Workers
 from services.router.relay import RelayConfig, relay
+
+log = get_logger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Respond: TypeAlias = type[inference_pb2.GenerateResponse] | type[inference_pb2.ChatResponse]
@@ -111,11 +113,14 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
                     reason = await self._stream(job, respond, context, meter)
         except BriskError as error:
             meter.failed(error.reason)
+            log.info("generation refused", reason=error.reason, seconds=meter.seconds)
             raise
         except asyncio.CancelledError:
             meter.cancelled()
+            log.info("generation cancelled", seconds=meter.seconds)
             raise
         meter.finished(reason)
+        log.info("generation finished", reason=reason, seconds=meter.seconds)
 
     async def _stream(
         self, job: Job, respond: Respond, context: Context, meter: RequestMeter

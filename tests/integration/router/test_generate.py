@@ -98,7 +98,8 @@ async def test_a_cold_request_waits_for_the_start_and_shows_it(
         house.scheduler.started.set()
         answer = await stream.rest()
         assert answer.tokens == expected(8)
-        assert [p.bytes_done for p in answer.progress] == [0, 50]
+        assert [p.bytes_done for p in answer.progress] == [0, 50, 0]
+        assert answer.progress[-1].phase == model_pb2.START_PHASE_FIRST_TOKEN
         assert answer.start is not None
         assert answer.start.cold
         assert answer.start.source == model_pb2.TIER_SSD

@@ -97,7 +97,10 @@ async def test_a_cold_request_sees_progress_then_the_report_then_tokens() -> Non
     house = House(startable=(FakeWorker(name="a"),))
     assert await house.run() == EXPECTED
     assert house.events[0] == LOADING
-    report = house.events[1]
+    prefilling = house.events[1]
+    assert isinstance(prefilling, StartProgress)
+    assert prefilling.phase is StartPhase.FIRST_TOKEN
+    report = house.events[2]
     assert isinstance(report, StartReport)
     assert report.cold
     assert [p.phase for p in report.phases][-1] is StartPhase.FIRST_TOKEN
