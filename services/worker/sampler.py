@@ -70,11 +70,11 @@ def _drop_tail(weights: _Weights, top_p: float) -> None:
 
 
 def _draw(weights: _Weights, uniform: float) -> int:
-    """Return index i with probability weights[i] / sum, given a number in [0, 1)."""
+    """Return index i with probability weights[i] / sum, given a multiple of 2**-53 in [0, 1)."""
     reached = np.cumsum(weights)
-    drawn = int(np.searchsorted(reached, uniform * reached[-1], side="right"))
-    # Rounding may carry the target to the very end; the last token with a weight is meant.
-    return min(drawn, int(np.flatnonzero(weights)[-1]))
+    # The product is below the sum, however it is rounded: (1 - 2**-53) * sum is at least half a
+    # unit in the last place away from it. So the index found exists and has a weight.
+    return int(np.searchsorted(reached, uniform * reached[-1], side="right"))
 
 
 def _uniform(seed: int, position: int) -> float:

@@ -5,7 +5,7 @@ import pytest
 
 from services.common.errors import InternalError, Reason
 from services.common.sampling import Sampling
-from services.worker.sampler import Logits, choose
+from services.worker.sampler import Logits, _draw, choose
 
 LOGITS: Logits = np.log(np.array([0.5, 0.05, 0.25, 0.15, 0.05], dtype=np.float32))
 
@@ -96,6 +96,12 @@ def test_logits_that_are_no_numbers_fail_the_sequence(worst: float, temperature:
 def test_a_row_of_minus_infinity_fails_the_sequence() -> None:
     with pytest.raises(InternalError):
         choose(np.full(3, -np.inf, dtype=np.float32), Sampling(seed=1), 0)
+
+
+@pytest.mark.parametrize("total", [1.0, 1.0 + 2**-52, 1.5, 2.0 - 2**-52, 3.7, 1e-300, 49_999.3])
+def test_the_largest_number_below_1_draws_the_last_token_that_can_be(total: float) -> None:
+    assert _draw(np.array([0.0, total, 0.0]), 1 - 2**-53) == 1
+    assert _draw(np.array([0.0, total, 0.0]), 0.0) == 1
 
 
 def test_the_last_token_can_be_drawn_and_none_beyond_it() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,23 +123,38 @@ def test_a_broken_tokenizer_is_refused_by_file(tmp_path: Path) -> None:
     assert str(tmp_path) not in refused.value.message
 
 
-def test_threads_do_not_disturb_one_another(tmp_path: Path) -> None:
-    tokenizer = loaded(tmp_path, chat_template=TEMPLATE)
-    assert tokenizer.eos_token_id is not None
-    control = AutoTokenizer.from_pretrained(tmp_path).convert_ids_to_tokens(tokenizer.eos_token_id)
-    plain, chat = TextPrompt(text=f"copy {control} and"), talk(f"x {control} y " * 50)
-    expected = tokenizer.encode(plain), tokenizer.encode(chat)
-    wrong: list[object] = []
+class Library:
+    """Stands in for the library's tokenizer, which must not be entered twice at a time."""
 
-    def work() -> None:
-        for _ in range(50):
-            got = tokenizer.encode(plain), tokenizer.encode(chat)
-            if got != expected or tokenizer.decode(got[0]) != tokenizer.decode(expected[0]):
-                wrong.append(got)
+    eos_token_id = None
+    chat_template = "any"
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most_inside = 0
+        self.may_leave = threading.Event()
+
+    def encode(self, _: str) -> list[int]:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        self.may_leave.wait(0.1)
+        self.inside -= 1
+        return [1]
+
+    def apply_chat_template(self, _: object, **__: object) -> list[int]:
+        return self.encode("")
+
+    def decode(self, *_: object, **__: object) -> str:
+        return "decoded"
+
+
+def test_one_prompt_is_encoded_at_a_time_and_decoding_does_not_wait() -> None:
+    library = Library()
+    tokenizer = Tokenizer(library)  # type: ignore[arg-type]
+    prompts = [TextPrompt(text="a"), talk("b")] * 2
+    with ThreadPoolExecutor(4) as executor:
+        encoded = [executor.submit(tokenizer.encode, prompt) for prompt in prompts]
+        assert tokenizer.decode((1,)) == "decoded"
+        assert not all(each.done() for each in encoded)
+        assert [each.result() for each in encoded] == [(1,)] * 4
+    assert library.most_inside == 1
