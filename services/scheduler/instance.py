@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -37,7 +38,7 @@ class Instance:
     # Since when it may be evicted: None while it is pinned, has sequences or is not known not to.
     idle_since_s: float | None = None
     reported_idle_since_s: float | None = None  # what its worker says, pins left aside
-    released_s: float = 0.0  # when a grant was last given back
+    released_s: float = -math.inf  # when a grant was last given back
     ready_s: float = 0.0
     is_reported: bool = False  # whether a report of its worker has listed it
     unload_in_flight: bool = False

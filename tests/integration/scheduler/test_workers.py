@@ -27,7 +27,7 @@ async def test_a_silent_worker_is_lost_after_four_seconds_and_comes_back(
         worker.is_silent = True
         silent_s = time.monotonic()
         await until(lambda: scheduler.log.count('"do": "RouteDown"') == 1)
-        assert 3.0 < time.monotonic() - silent_s < 6.0
+        assert 3.0 < time.monotonic() - silent_s < 7.0
         assert await scheduler.workers() == []
         worker.is_silent = False
         worker.changed.set()
