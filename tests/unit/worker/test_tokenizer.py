@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from services.common.errors import InvalidArgumentError, Reason
-from services.common.prompt import ChatMessage, Conversation, TextPrompt, TokensPrompt
+from services.common.prompt import ChatMessage, Conversation, Prompt, TextPrompt, TokensPrompt
 from services.worker.tokenizer import Tokenizer, load_tokenizer
 from tests.models import copy_tokenizer
 
@@ -151,7 +151,7 @@ class Library:
 def test_one_prompt_is_encoded_at_a_time_and_decoding_does_not_wait() -> None:
     library = Library()
     tokenizer = Tokenizer(library)  # type: ignore[arg-type]
-    prompts = [TextPrompt(text="a"), talk("b")] * 2
+    prompts: list[Prompt] = [TextPrompt(text="a"), talk("b")] * 2
     with ThreadPoolExecutor(4) as executor:
         encoded = [executor.submit(tokenizer.encode, prompt) for prompt in prompts]
         assert tokenizer.decode((1,)) == "decoded"
