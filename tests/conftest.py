@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports numpy or torch
@@ -12,6 +13,9 @@ from redis import Redis
 
 import services.common  # noqa: F401 - switches gRPC's fork handlers off before gRPC is imported
 from tests.fakes.redis_server import RedisServer, run_redis
+
+# A run in the background ignores Ctrl-C, and what it starts would too: some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,10 @@ def configure_logging(service: str, *, level: LogLevel = "info", form: LogFormat
 def _renderers(form: LogFormat) -> list[Processor]:
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if form == "text" or (form == "auto" and sys.stderr.isatty()):
-        return [strip, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Plain: the default shows local variables, prompts among them, and keeps frames alive.
+        plain = structlog.dev.plain_traceback
+        colors = sys.stderr.isatty()
+        return [strip, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     return [
         strip,
         structlog.processors.format_exc_info,

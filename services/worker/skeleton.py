@@ -15,11 +15,18 @@ from typing import Final
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights, no_tie_weights
 
+from services.common.errors import BriskError
 from services.common.names import shorten
 from services.worker.checkpoint import Checkpoint, invalid_model, library_words
 from services.worker.comparison import compare, compare_converted
@@ -90,7 +97,11 @@ def _conversions(
 def read_config(folder: Path) -> PretrainedConfig:
     """Return a folder's config. Raises InvalidArgumentError (INVALID_MODEL)."""
     try:
+        raw, _ = PretrainedConfig.get_config_dict(folder, local_files_only=True)
+        _check_known(raw)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except BriskError:
+        raise
     except Exception as error:  # a config's values go through any model's code
         raise invalid_model(CONFIG_FILE, library_words(error, folder)) from error
     if not isinstance(config, PretrainedConfig):
@@ -98,6 +109,19 @@ def read_config(folder: Path) -> PretrainedConfig:
     if getattr(config, "quantization_config", None) is not None:
         raise invalid_model(CONFIG_FILE, "the weights are quantized, which is not supported")
     return config
+
+
+def _check_known(raw: Mapping[str, object]) -> None:
+    """Refuse a model type that transformers lacks; its own words suggest to upgrade instead."""
+    model_type, architectures = raw.get("model_type"), raw.get("architectures")
+    if model_type in CONFIG_MAPPING:
+        return
+    name = architectures[0] if isinstance(architectures, list) and architectures else model_type
+    raise invalid_model(
+        CONFIG_FILE,
+        f"architecture {shorten(str(name))} (model type {shorten(str(model_type))}) is not known "
+        f"to transformers {transformers.__version__}",
+    )
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
