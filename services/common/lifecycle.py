@@ -70,7 +70,7 @@ def run_service(config_class: type[Config], main: Callable[[Config], Awaitable[N
     """Run a service to its end and return the exit code: `sys.exit(run_service(...))`.
 
     `main` opens what it needs in an AsyncExitStack and ends in `serve`. A signal before it serves
-    cancels it.
+    ends the process at once.
     """
     try:
         config = load_config(config_class)
@@ -85,8 +85,6 @@ def run_service(config_class: type[Config], main: Callable[[Config], Awaitable[N
             runner.run(_interruptible(main(config)))
     except ConfigError as error:
         return _refuse(config_class, error)
-    except asyncio.CancelledError:
-        log.info("stopped before serving")
     except Exception:  # the process boundary: one traceback in the log, one exit code
         log.exception("service failed")
         return EXIT_FAILED
@@ -178,11 +176,19 @@ def _failure(task: asyncio.Future[None]) -> Exception:
 
 
 async def _interruptible(main: Awaitable[None]) -> None:
-    """Let a signal cancel `main` until `serve` takes over."""
-    task = asyncio.current_task()
-    if task is not None:
-        _on_signals(task.cancel)
+    """Let a signal end the process at once until `serve` takes over.
+
+    Nothing has been promised to anyone by then, and a thread that imports for seconds could not be
+    interrupted. What is open is the kernel's to close.
+    """
+    _on_signals(_end_at_once)
     await main
+
+
+def _end_at_once() -> None:
+    log.info("stopped before serving")
+    sys.stderr.flush()
+    os._exit(EXIT_OK)
 
 
 def _on_signals(leave: Callable[[], object]) -> None:

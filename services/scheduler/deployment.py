@@ -15,7 +15,7 @@ KEEP_ALIVE_S_DEFAULT: Final = 300.0
 KEEP_ALIVE_S_MAX: Final = 365 * 86_400.0
 SLOTS_DEFAULT: Final = 4
 SLOTS_MAX: Final = 256
-CONTEXT_TOKENS_RESERVED_MAX: Final = 2048  # per slot; longer sequences share what others leave
+CONTEXT_TOKENS_RESERVED_MAX: Final = 2048  # per slot; but one sequence of full length always fits
 CONTEXT_TOKENS_UNSTATED: Final = 2048  # for a model whose config states no limit
 CONTEXT_TOKENS_MAX: Final = 2**31 - 1
 
@@ -50,9 +50,9 @@ class Deployment:
     @property
     def device_bytes(self) -> int:
         """Return what an instance reserves on its device: weights and key/value cache."""
-        tokens = min(self.spec.context_tokens_max, CONTEXT_TOKENS_RESERVED_MAX)
-        cache_bytes = self.spec.slots * tokens * self.model.kv_bytes_per_token
-        return self.model.weight_bytes + cache_bytes
+        context = self.spec.context_tokens_max
+        tokens = max(context, self.spec.slots * min(context, CONTEXT_TOKENS_RESERVED_MAX))
+        return self.model.weight_bytes + tokens * self.model.kv_bytes_per_token
 
     def serves_like(self, other: Deployment) -> bool:
         """Whether an instance of one can serve requests for the other."""

@@ -25,7 +25,7 @@ class Limits:
     """Bounds on what the core does and for how long it waits."""
 
     grant_s: float = 10.0  # how long a grant pins an instance
-    silence_s: float = 4.0  # how long a worker may say nothing
+    silence_s: float = 10.0  # how long a worker may say nothing; a dead one is noticed sooner
     learning_s: float = 3.0  # how long a new leader waits for workers before it says there is none
     patience_s: float = 5.0  # how long a start waits before idle instances go that alone won't do
     unreported_s: float = 3.0  # how long a ready instance may be missing from reports at first

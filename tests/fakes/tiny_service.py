@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -135,7 +136,7 @@ async def main(config: TinyConfig) -> None:
         )
         if config.hang_at_start:
             log.info("hanging")
-            await forever()
+            await asyncio.to_thread(threading.Event().wait, 60)  # as an import does: not to cancel
         servicer = TinyServicer(config)
         pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server.server)
         facts = ServiceFacts(

@@ -37,6 +37,19 @@ def test_what_is_given_is_kept() -> None:
     assert settle(wish, MODEL) == Spec(keep_alive_s=0.0, slots=256, context_tokens_max=1)
 
 
+@pytest.mark.parametrize(
+    ("slots", "context", "tokens"),
+    [(4, 1024, 4096), (4, 60_000, 60_000), (1, 60_000, 60_000), (32, 60_000, 65_536)],
+)
+def test_an_instance_has_room_for_one_sequence_of_full_length(
+    slots: int, context: int, tokens: int
+) -> None:
+    model = replace(MODEL, context_tokens_max=context)
+    spec = settle(SpecWish(slots=slots), model)
+    cache_bytes = deployed(spec, model).device_bytes - model.weight_bytes
+    assert cache_bytes == tokens * model.kv_bytes_per_token
+
+
 def test_a_negative_keep_alive_means_for_ever() -> None:
     assert settle(SpecWish(keep_alive_s=-1.0), MODEL).keep_alive_s is None
 
