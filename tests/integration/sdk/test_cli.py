@@ -3,8 +3,10 @@
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import IO
 
 import pytest
 from brisk.control.v1 import control_service_pb2 as control_pb2
@@ -142,6 +144,40 @@ async def test_wrong_usage_exits_with_2_and_no_traceback(
 ) -> None:
     assert await brisk(None, *arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [(), ("--detach",)], ids=str)
+@pytest.mark.parametrize("folder", ["/proc/x", "/etc/passwd", "/etc/passwd/x"])
+async def test_a_data_folder_that_cannot_be_is_one_line_that_names_its_option(
+    capsys: pytest.CaptureFixture[str], folder: str, how: tuple[str, ...]
+) -> None:
+    assert await brisk(None, "up", "--data-dir", folder, *how) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder} cannot be the data folder: ")
+    assert "--data-dir" in line
+
+
+@pytest.fixture
+def full_disk() -> Iterator[IO[str]]:
+    with Path("/dev/full").open("w") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("arguments", [("run", "tiny", "hi"), ("ls", "--json")], ids=" ".join)
+async def test_output_that_cannot_be_written_is_one_line(
+    router: ScriptedRouter, full_disk: IO[str], arguments: tuple[str, ...]
+) -> None:
+    if arguments[0] == "ls":
+        router.scripts = [(control_pb2.ListModelsResponse(deployments=[deployment()]),)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "brisk_client.cli", *arguments, "--endpoint", router.address),
+        stdout=full_disk,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    (line,) = err.decode().splitlines()
+    assert "the output cannot be written: No space left on device" in line
 
 
 async def test_chat_keeps_the_conversation(

@@ -58,10 +58,8 @@ def execute(arguments: list[str]) -> int:
         return _exit_code(ended)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has left, as `head` does. Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
+    except OSError as error:
+        return _report_system(error, as_json="--json" in arguments)
     except BriskError as error:
         return _report(failure(error), error.reason, as_json="--json" in arguments)
     except LocalClusterError as error:
@@ -77,6 +75,18 @@ def _report(failed: Failure, reason: str, *, as_json: bool) -> int:
         return failed.code
     complain(failed.message, failed.hint)
     return failed.code
+
+
+def _report_system(error: OSError, *, as_json: bool) -> int:
+    """Tell what the system refused; without a file's name it was our output."""
+    # Nowhere with what is still buffered: Python would complain once more at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return ExitCode.FAILED  # the reader has left, as `head` does
+    why = error.strerror or str(error)
+    where = "the output cannot be written" if error.filename is None else str(error.filename)
+    ended_badly = Failure(code=ExitCode.FAILED, message=f"{where}: {why}", hint=None)
+    return _report(ended_badly, type(error).__name__, as_json=as_json)
 
 
 def _exit_code(ended: SystemExit) -> int:

@@ -61,6 +61,7 @@ def up(
         router_port=port,
         redis_url=os.environ.get(REDIS_URL_VARIABLE),
     )
+    folder.create()  # a folder that cannot be used is refused before anything starts
     if not detach:
         code = asyncio.run(run_foreground(spec, LogView(err()), logs=not quiet))
         raise typer.Exit(code)

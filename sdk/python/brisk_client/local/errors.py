@@ -2,6 +2,7 @@
 
 LocalClusterError
 ├── AlreadyRunningError     the data folder belongs to a running cluster
+├── FolderError             the data folder cannot be made or written
 ├── MissingError            a program or package that is needed is not installed
 ├── StartError              a process did not get ready; has its last log lines
 └── GaveUpError             a service kept dying
@@ -16,6 +17,10 @@ class LocalClusterError(Exception):
 
 class AlreadyRunningError(LocalClusterError):
     """The data folder belongs to a running cluster."""
+
+
+class FolderError(LocalClusterError):
+    """The data folder cannot be made or written."""
 
 
 class MissingError(LocalClusterError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from errno import EACCES
 from pathlib import Path
 from typing import Self
+
+from brisk_client.local.errors import FolderError
 
 DATA_FOLDER_VARIABLE = "BRISK_DATA_DIR"
 
@@ -60,6 +63,20 @@ class DataFolder:
         return self.root if only else self.root / "nodes" / node_id
 
     def create(self) -> None:
-        """Make the folders, private to this user."""
+        """Make the folders, private to this user. Raises FolderError if that cannot be."""
         for folder in (self.root, self.run, self.logs, self.redis):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as exc:
+                raise self.refused(exc) from exc
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise self.refused(PermissionError(EACCES, os.strerror(EACCES), str(folder)))
+
+    def refused(self, error: OSError) -> FolderError:
+        """Return why this cannot be a data folder, for people."""
+        where = f" ({error.filename})" if error.filename not in {None, str(self.root)} else ""
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        return FolderError(
+            f"{self.root} cannot be the data folder: {why}{where}; choose another one with "
+            f"--data-dir or {DATA_FOLDER_VARIABLE}"
+        )

@@ -92,9 +92,12 @@ def process_started(pid: int) -> int | None:
 def folder_lock(folder: DataFolder) -> Iterator[None]:
     """Hold the folder's lock: one cluster per data folder. The kernel drops it with the process.
 
-    Raises AlreadyRunningError.
+    Raises AlreadyRunningError or FolderError.
     """
-    descriptor = os.open(folder.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(folder.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise folder.refused(exc) from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
