@@ -56,7 +56,7 @@ class Ready:
             "metrics": self.metrics_address,
             "pid": os.getpid(),
         }
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary = _draft_of(self.path)
         temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
         temporary.replace(self.path)
 
@@ -74,6 +74,7 @@ def run_service(config_class: type[Config], main: Callable[[Config], Awaitable[N
     """
     try:
         config = load_config(config_class)
+        _check_ready_file(config)
     except ConfigError as error:
         return _refuse(config_class, error)
     configure_logging(config.service, level=config.log_level, form=config.log_format)
@@ -209,6 +210,30 @@ def _on_signals(leave: Callable[[], object]) -> None:
 def _refuse(config_class: type[ServiceConfig], error: ConfigError) -> int:
     sys.stderr.write(f"brisk {config_class.service}: refused to start: {error}\n")
     return EXIT_CONFIG
+
+
+def _check_ready_file(config: ServiceConfig) -> None:
+    """Try to write beside the ready file: long before it is due, and naming its setting.
+
+    Raises ConfigError.
+    """
+    path = config.ready_file
+    if path is None:
+        return
+    setting = config.setting("ready_file")
+    if path.is_dir():
+        raise ConfigError(setting, f"is a folder, not a file. Given: {path}")
+    try:
+        draft = _draft_of(path)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise ConfigError(setting, f"cannot be written: {error.strerror}. Given: {path}") from error
+
+
+def _draft_of(path: Path) -> Path:
+    """Return where the ready file is written before it is renamed."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _die_with_parent() -> None:
