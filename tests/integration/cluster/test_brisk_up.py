@@ -32,6 +32,7 @@ UP = ("up", "--port", "0", "--device", "cpu:0=64MiB")
 
 def traces_of(state: ClusterState, folder: Path) -> Traces:
     traces = Traces.begin()
+    traces.folder = folder
     redis = set() if state.redis_pid is None else {state.redis_pid}
     traces.pids |= {state.pid, *redis, *(service.pid for service in state.services)}
     traces.addresses |= {

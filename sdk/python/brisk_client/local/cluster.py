@@ -59,6 +59,7 @@ class AsyncLocalCluster:
     ) -> None:
         self.spec = spec
         self._supervisor = Supervisor(on_line, on_notice)
+        self.traces.folder = spec.folder.root
         self._redis: RedisServer | None = None
         self._redis_url = ""
         self._started_at = ""
