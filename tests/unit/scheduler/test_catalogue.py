@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.common.errors import (
     BriskError,
@@ -96,7 +97,7 @@ async def test_an_import_tells_the_progress_of_all_nodes_together(office: Office
 async def test_a_bad_name_is_refused_before_anything_is_read(office: Office) -> None:
     with pytest.raises(InvalidArgumentError):
         await office.imported("/m/gamma", "../gamma")
-    assert office.names() == [[], []]
+    assert office.stores.begun == []
 
 
 @pytest.mark.parametrize("how", ["fails", "differs", "says nothing"])
@@ -368,3 +369,38 @@ async def test_files_that_nobody_lets_go_are_left(
     await asyncio.sleep(0.05)
     assert len(office.stores.delete_errors["n1:1"]) == 96
     assert office.names() == [["gamma"], []]
+
+
+async def test_a_chore_that_fails_unexpectedly_is_logged_and_a_refused_one_hardly() -> None:
+    async def fail(error: Exception) -> None:
+        raise error
+
+    chores = Chores()
+    with capture_logs() as lines:
+        chores.spawn(fail(ValueError("odd")))
+        chores.spawn(fail(NotFoundError("no")))
+        await settled()
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("chore failed", "error"),
+        ("chore refused", "debug"),
+    ]
+
+
+async def test_chores_get_a_moment_to_finish_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports_module, "_CLOSE_S_MAX", 0.02)
+    ended: list[str] = []
+
+    async def work(name: str, takes_s: float) -> None:
+        try:
+            await asyncio.sleep(takes_s)
+            ended.append(name)
+        except asyncio.CancelledError:
+            ended.append(f"{name} cancelled")
+            raise
+
+    chores = Chores()
+    chores.spawn(work("short", 0.001))
+    chores.spawn(work("long", 60))
+    await chores.close()
+    assert ended == ["short", "long cancelled"]
+    await chores.close()

@@ -233,6 +233,32 @@ async def test_an_eviction_that_did_not_work_is_tried_again(error: BriskError) -
         assert court.worker.calls.count("unload i7-1 if idle epoch 7") == 2
 
 
+async def test_a_worker_that_is_gone_when_an_eviction_fails_is_lost_at_once() -> None:
+    async with reigning() as court:
+        await acquired(court.reign, "r1", "alpha")
+        court.reign.release("r1")
+        court.reign.report(court.worker.state())
+        court.worker.unload_errors.append(UnavailableError("call failed"))
+        court.worker.is_gone = True
+        with pytest.raises(UnavailableError):
+            await acquired(court.reign, "r2", "beta")
+        assert court.reign.state.workers == {}
+
+
+async def test_an_eviction_can_tell_of_a_newer_leader_too() -> None:
+    async with reigning() as court:
+        await acquired(court.reign, "r1", "alpha")
+        court.reign.release("r1")
+        court.reign.report(court.worker.state())
+        court.worker.unload_errors.append(
+            FailedPreconditionError("newer", reason=Reason.STALE_EPOCH)
+        )
+        with pytest.raises(UnavailableError):
+            await acquired(court.reign, "r2", "beta")
+        with pytest.raises(UnavailableError):
+            court.reign.check()
+
+
 async def test_a_worker_whose_registration_is_gone_is_asked_before_it_is_lost() -> None:
     async with reigning() as court:
         court.peers.sets.put_nowait(())
