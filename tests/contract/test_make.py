@@ -27,21 +27,34 @@ def test_help_lists_every_verb_with_a_line() -> None:
     assert all(len(text) > 10 for text in listed.values())
 
 
+def pins_of(path: Path) -> set[str]:
+    return {normal(line) for line in path.read_text().splitlines() if "==" in line}
+
+
 def test_every_direct_dependency_is_pinned_and_in_the_lock() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = [
-        *project["dependencies"],
-        *(line for name in extras if name != "bench" for line in extras[name]),
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
     ]
-    pins = {
-        normal(line.split(";")[0])
-        for line in wanted
-        if not line.startswith("brisk[") and ";" not in line
-    }
+    wanted = [line for name in extras if name != "bench" for line in extras[name]]
+    pins = {normal(line) for line in wanted if "brisk[" not in line and ";" not in line}
+    assert pins
     assert all("==" in pin for pin in pins)
-    locked = {normal(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
-    assert pins <= locked
+    assert pins <= pins_of(ROOT / "requirements.lock")
+
+
+def test_the_sdk_has_floors_and_the_lock_what_is_tested() -> None:
+    floors = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert all(">=" in floor for floor in floors)
+    locked = {pin.partition("==")[0] for pin in pins_of(ROOT / "requirements.lock")}
+    assert {normal(floor.replace(">=", "==")).partition("==")[0] for floor in floors} <= locked
+
+
+def test_the_peers_extra_is_what_their_lock_installs() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = {normal(re.sub(r"\[.*\]", "", line)) for line in extras["bench"]}
+    assert wanted <= pins_of(ROOT / "bench" / "peers" / "litellm.lock")
 
 
 def test_the_lock_names_no_address() -> None:
@@ -52,7 +65,7 @@ def test_every_direct_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *(line for name in extras for line in extras[name])]
-    names = {re.split(r"[=;\[ ]", line)[0] for line in lines} - {"brisk"}
+    names = {re.split(r"[=>;\[ ]", line)[0] for line in lines} - {"brisk"}
     told = set(
         re.findall(
             r"^\| `([A-Za-z0-9-]+)`", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE
