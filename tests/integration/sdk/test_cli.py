@@ -133,6 +133,8 @@ async def test_nobody_there_is_told_with_what_to_do(capsys: pytest.CaptureFixtur
         ("deploy", "m"),
         ("deploy", "m", "--from", "/x", "--model", "y"),
         ("deploy", "m", "--from", "/x", "--keep-alive", "soon"),
+        ("deploy", "m", "--from", ""),
+        ("import", ""),
         ("ls", "--endpoint", "nonsense"),
         ("up", "--device", "gpu"),
         ("up", "--port", "70000"),
@@ -285,6 +287,35 @@ async def test_deploy_sends_an_absolute_folder_and_the_specification(
     assert request.spec.slots == 2  # type: ignore[attr-defined]
     assert request.spec.context_tokens_max == 64  # type: ignore[attr-defined]
     assert "tiny is deployed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "says"),
+    [
+        (
+            (code_pb2.NOT_FOUND, "SOURCE_NOT_FOUND", None, "there is no folder at source_path"),
+            3,
+            "there is no folder {} on the cluster's machine",
+        ),
+        (
+            (code_pb2.INVALID_ARGUMENT, "INVALID_ARGUMENT", None, "source_path is not a folder"),
+            2,
+            "{} is not a folder",
+        ),
+    ],
+    ids=["missing", "file"],
+)
+async def test_a_folder_that_is_refused_is_named_as_it_was_given(
+    router: ScriptedRouter,
+    capsys: pytest.CaptureFixture[str],
+    refused: tuple[int, str, None, str],
+    code: int,
+    says: str,
+) -> None:
+    router.scripts = [(Refuse(*refused),)]
+    for command in (("deploy", "tiny", "--from"), ("import",)):
+        assert await brisk(router, *command, "given") == code
+        assert capsys.readouterr().err == f"error: {says.format(Path.cwd() / 'given')}\n"
 
 
 async def test_rm_removes_each_name(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.progress import (
@@ -16,6 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from brisk_client import requests
 from brisk_client.cli.options import AsJson, Endpoint, TimeoutS, parse_keep_alive
 from brisk_client.cli.output import (
     err,
@@ -28,11 +28,13 @@ from brisk_client.cli.output import (
     print_json,
     table,
 )
+from brisk_client.errors import BriskError
 from brisk_client.results import Deployment, ImportProgress
 from brisk_client.sync import Client
 
+_FIELD: Final = "source_path"  # the wire's name, in the store manager's messages
 Source = Annotated[
-    Path | None,
+    str | None,  # not Path, to which an empty text is the present folder
     typer.Option(
         "--from",
         "-f",
@@ -72,8 +74,9 @@ def deploy(
     """
     if (source is None) == (model is None):
         raise typer.BadParameter("give either --from FOLDER or --model NAME")
+    _refuse_empty(source)
     model_name, _, revision = (model or "").partition("@")
-    with Client(endpoint) as client, import_bar() as on_progress:
+    with Client(endpoint) as client, _naming(source), import_bar() as on_progress:
         deployed = client.deploy(
             name,
             source=source,
@@ -98,7 +101,7 @@ def deploy(
 
 def import_model(
     source: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A Hugging Face folder on that machine.")
+        str, typer.Argument(metavar="FOLDER", help="A Hugging Face folder on that machine.")
     ],
     *,
     name: Annotated[
@@ -116,7 +119,8 @@ def import_model(
 
       brisk import ./models/tiny --name base/tiny --json
     """
-    with Client(endpoint) as client, import_bar() as on_progress:
+    _refuse_empty(source)
+    with Client(endpoint) as client, _naming(source), import_bar() as on_progress:
         model = client.import_model(source, name=name, on_progress=on_progress, timeout_s=timeout)
     if as_json:
         print_json(model)
@@ -191,6 +195,31 @@ def _instances(deployed: Deployment) -> str:
     if deployed.instances_loading:
         return f"{deployed.instances_ready} ready, {deployed.instances_loading} loading"
     return f"{deployed.instances_ready} ready" if deployed.instances_ready else "at zero"
+
+
+def _refuse_empty(source: str | None) -> None:
+    if source is not None and not source.strip():
+        raise typer.BadParameter("the FOLDER to import is empty")
+
+
+@contextmanager
+def _naming(source: str | None) -> Iterator[None]:
+    """Let a refusal name the folder that was given, where the service names its own field."""
+    try:
+        yield
+    except BriskError as error:
+        if source is None or _FIELD not in error.message:
+            raise
+        folder = requests.source_path(source)
+        message = error.message.replace(_FIELD, folder)
+        if error.reason == "SOURCE_NOT_FOUND":
+            message = f"there is no folder {folder} on the cluster's machine"
+        raise type(error)(
+            message,
+            reason=error.reason,
+            retry_after_s=error.retry_after_s,
+            metadata=error.metadata,
+        ) from error
 
 
 @contextmanager
