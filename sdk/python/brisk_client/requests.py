@@ -24,6 +24,9 @@ from brisk_client.results import ChatMessage
 FOREVER_S = math.inf
 _NANOS_PER_S = 1_000_000_000
 _KEEP_ALIVE_S_MAX = 10 * 365 * 86_400.0
+_UINT32_MAX = 2**32 - 1
+_WIRE_MAX = {"top_k": _UINT32_MAX, "seed": 2**64 - 1}
+_INVALID_SAMPLING, _INVALID_SPEC = "INVALID_SAMPLING", "INVALID_SPEC"
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -40,28 +43,48 @@ class SamplingOptions(TypedDict, total=False):
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(what: str, reason: str | None = None) -> Iterator[None]:
     """Turn protobuf's complaints about a value into our error."""
     try:
         yield
     except (TypeError, ValueError, OverflowError) as exc:
-        raise InvalidRequestError(f"{what}: {exc}") from exc
+        raise InvalidRequestError(f"{what}: {exc}", reason=reason) from exc
+
+
+def _check_limits(what: str, value: object, most: int, *, least: int, reason: str) -> None:
+    """Refuse a whole number that the wire cannot carry; a lower limit of the server is `least`."""
+    if not isinstance(value, int) or 0 <= value <= most:
+        return
+    limit = f"at least {least}" if value < 0 else f"at most {most}"
+    raise InvalidRequestError(f"{what} must be {limit}. Given: {value}", reason=reason)
 
 
 def sampling(options: SamplingOptions) -> model_pb2.SamplingParams:
     """Return the sampling message. Raises InvalidRequestError, or TypeError for unknown names."""
     if unknown := sorted(options.keys() - SamplingOptions.__annotations__.keys()):
         known = ", ".join(SamplingOptions.__annotations__)
-        raise TypeError(f"unknown sampling option {unknown[0]!r}; known: {known}")
+        hint = "did you mean timeout_s? " if unknown[0] == "timeout" else ""
+        raise TypeError(f"unknown option {unknown[0]!r}; {hint}sampling options: {known}")
     params = model_pb2.SamplingParams()
     for name, value in options.items():
         if value is None:
             continue
-        with _refusing(name):
+        with _refusing(name, _INVALID_SAMPLING):
+            if name in _WIRE_MAX:
+                _check_limits(name, value, _WIRE_MAX[name], least=0, reason=_INVALID_SAMPLING)
             if name == "stop":
                 params.stop.extend([value] if isinstance(value, str) else value)  # type: ignore[arg-type]
             elif name == "stop_token_ids":
-                params.stop_token_ids.extend(value)  # type: ignore[arg-type]
+                token_ids = list(value)  # type: ignore[call-overload]
+                for token_id in token_ids:
+                    _check_limits(
+                        "each of stop_token_ids",
+                        token_id,
+                        _UINT32_MAX,
+                        least=0,
+                        reason=_INVALID_SAMPLING,
+                    )
+                params.stop_token_ids.extend(token_ids)
             else:
                 setattr(params, name, value)
     return params
@@ -84,12 +107,13 @@ def generate(
     want_progress: bool,
 ) -> inference_pb2.GenerateRequest:
     """Return the request for a continuation."""
+    asked, chosen = prompt(prompt_value), sampling(options)
     with _refusing("model"):
         return inference_pb2.GenerateRequest(
             request_id=request_id,
             model=model,
-            prompt=prompt(prompt_value),
-            sampling=sampling(options),
+            prompt=asked,
+            sampling=chosen,
             want_progress=want_progress,
         )
 
@@ -104,12 +128,13 @@ def chat(
 ) -> inference_pb2.ChatRequest:
     """Return the request for the next turn of a conversation."""
     turns = [_chat_message(message) for message in messages]
+    chosen = sampling(options)
     with _refusing("model"):
         return inference_pb2.ChatRequest(
             request_id=request_id,
             model=model,
             messages=turns,
-            sampling=sampling(options),
+            sampling=chosen,
             want_progress=want_progress,
         )
 
@@ -168,7 +193,9 @@ def deploy(
 
 def _set_optional(spec: control_pb2.DeploymentSpec, field: str, value: int | None) -> None:
     if value is not None:
-        setattr(spec, field, value)
+        _check_limits(field, value, _UINT32_MAX, least=1, reason=_INVALID_SPEC)
+        with _refusing(field, _INVALID_SPEC):
+            setattr(spec, field, value)
 
 
 def _keep_alive(seconds: float) -> Duration:
@@ -177,7 +204,8 @@ def _keep_alive(seconds: float) -> Duration:
         return Duration(seconds=-1)
     if not 0 <= seconds <= _KEEP_ALIVE_S_MAX:  # NaN fails both
         raise InvalidRequestError(
-            f"keep_alive_s must be within 0..{_KEEP_ALIVE_S_MAX:.0f} or math.inf; given: {seconds}"
+            f"keep_alive_s must be within 0..{_KEEP_ALIVE_S_MAX:.0f} or math.inf; given: {seconds}",
+            reason=_INVALID_SPEC,
         )
     whole, nanos = divmod(round(seconds * _NANOS_PER_S), _NANOS_PER_S)
     return Duration(seconds=whole, nanos=nanos)

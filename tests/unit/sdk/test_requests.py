@@ -40,6 +40,32 @@ def test_a_value_that_protobuf_cannot_carry_is_refused_by_name(options: Sampling
         requests.sampling(options)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"top_k": -2}, "top_k must be at least 0. Given: -2"),
+        ({"top_k": 2**32}, "top_k must be at most 4294967295. Given: 4294967296"),
+        ({"seed": -1}, "seed must be at least 0. Given: -1"),
+        ({"stop_token_ids": [3, -1]}, "each of stop_token_ids must be at least 0. Given: -1"),
+    ],
+    ids=str,
+)
+def test_a_number_out_of_range_is_refused_with_limit_and_value(
+    options: SamplingOptions, says: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        requests.sampling(options)
+    assert (caught.value.message, caught.value.reason) == (says, "INVALID_SAMPLING")
+
+
+@pytest.mark.parametrize("field", ["slots", "context_tokens_max"])
+def test_a_specification_out_of_range_is_refused_with_limit_and_value(field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        deploy(**{field: -1})
+    assert caught.value.message == f"{field} must be at least 1. Given: -1"
+    assert caught.value.reason == "INVALID_SPEC"
+
+
 def test_limits_that_the_server_knows_are_left_to_it() -> None:
     assert requests.sampling({"max_tokens": -5}).max_tokens == -5
     assert math.isnan(requests.sampling({"temperature": math.nan}).temperature)
@@ -48,6 +74,16 @@ def test_limits_that_the_server_knows_are_left_to_it() -> None:
 def test_an_unknown_option_is_a_type_error_as_with_any_function() -> None:
     with pytest.raises(TypeError, match="temprature"):
         requests.sampling({"temprature": 1.0})  # type: ignore[typeddict-unknown-key]
+
+
+def test_an_unknown_option_of_a_request_is_named_without_another_fields_name() -> None:
+    options = {"timeout": 1.0}
+    asked = {"request_id": "r", "want_progress": False}
+    expected = r"^unknown option 'timeout'; did you mean timeout_s\?"
+    with pytest.raises(TypeError, match=expected):
+        requests.generate("m", "p", options, **asked)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=expected):
+        requests.chat("m", [], options, **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("prompt", [[-1], [2**32], ["a"], "\ud800", 7, None], ids=str)
