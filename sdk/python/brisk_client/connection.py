@@ -10,7 +10,13 @@ from typing import TypeVar, cast
 import grpc
 
 from brisk_client import channel
-from brisk_client.errors import StreamBrokenError, UnavailableError, from_rpc_error
+from brisk_client.errors import (
+    BriskError,
+    StreamBrokenError,
+    TimeLimit,
+    UnavailableError,
+    from_rpc_error,
+)
 from brisk_client.requests import timeout_s as parse_timeout_s
 from brisk_client.retry import RetryBudget, RetryPolicy, pause_s
 
@@ -56,6 +62,12 @@ class Connection:
             return parse_timeout_s(given)
         return default if self._timeout_s is None else self._timeout_s
 
+    def error(self, exc: grpc.RpcError, *, timeout_s: float, ends_s: float) -> BriskError:
+        """Return our error for a call that had `timeout_s`, until `ends_s` of the loop's clock."""
+        is_over = asyncio.get_running_loop().time() >= ends_s
+        limit = TimeLimit(seconds=timeout_s, is_over=is_over)
+        return from_rpc_error(exc, endpoint=self.endpoint, limit=limit)
+
     async def run(self, attempt: Attempt[T], *, timeout_s: float, retry: bool = True) -> T:
         """Return what `attempt` returns, trying again where the rules allow.
 
@@ -69,7 +81,7 @@ class Connection:
             try:
                 result = await attempt(max(deadline_s - loop.time(), _TIMEOUT_S_MIN))
             except grpc.RpcError as exc:
-                error = from_rpc_error(exc, endpoint=self.endpoint)
+                error = self.error(exc, timeout_s=timeout_s, ends_s=deadline_s)
                 if isinstance(error, UnavailableError):
                     self._budget.failed()
                 pause = pause_s(
@@ -116,6 +128,7 @@ class Connection:
         Raises BriskError; cancelling cancels the call.
         """
         metadata = channel.metadata(channel.new_request_id())
+        ends_s = asyncio.get_running_loop().time() + timeout_s
 
         async def attempt(
             remaining_s: float,
@@ -132,7 +145,7 @@ class Connection:
                 on_message(message)
                 message = cast("ReplyT", following)
         except grpc.RpcError as exc:
-            raise from_rpc_error(exc, endpoint=self.endpoint) from exc
+            raise self.error(exc, timeout_s=timeout_s, ends_s=ends_s) from exc
         finally:
             call.cancel()
         return message

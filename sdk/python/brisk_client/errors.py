@@ -23,6 +23,7 @@ Leaving a stream or cancelling the task that reads it is no error: the usual
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -164,19 +165,37 @@ _CLASSES: Mapping[grpc.StatusCode, type[BriskError]] = MappingProxyType(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimit:
+    """How long a call may take, and whether that is over."""
+
+    seconds: float
+    is_over: bool
+
+    def explains(self, code: grpc.StatusCode) -> bool:
+        """Return whether a call that ended with `code` ended because its time was up."""
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return True
+        return self.is_over and code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+
+
 def from_status(
     code: grpc.StatusCode,
     message: str,
     trailing: Iterable[tuple[str, str | bytes]] = (),
     *,
     endpoint: str = "the endpoint",
+    limit: TimeLimit | None = None,
 ) -> BriskError:
     """Return the error for a call that ended with `code`.
 
-    UNAVAILABLE without our details comes from the transport, not from a service, and becomes
-    ConnectionFailedError naming `endpoint`.
+    Without our details, the end of a call at its `limit` is told in our words: gRPC's differ with
+    who noticed first, and may even be CANCELLED or UNKNOWN. UNAVAILABLE without our details comes
+    from the transport, not from a service, and becomes ConnectionFailedError naming `endpoint`.
     """
     details = _parse_details(trailing)
+    if details.reason is None and limit is not None and limit.explains(code):
+        return DeadlineExceededError(f"the time was up after {limit.seconds:g} s")
     kind = _CLASSES.get(code, InternalError)
     if kind is UnavailableError and details.reason is None:
         cause = message.rpartition(": ")[2]  # before it comes gRPC's own story
@@ -191,12 +210,16 @@ def from_status(
     )
 
 
-def from_rpc_error(error: grpc.RpcError, *, endpoint: str = "the endpoint") -> BriskError:
+def from_rpc_error(
+    error: grpc.RpcError, *, endpoint: str = "the endpoint", limit: TimeLimit | None = None
+) -> BriskError:
     """Return the error for `error` as grpc's sync or asyncio API raised it."""
     if not isinstance(error, grpc.aio.AioRpcError | grpc.Call):
         return InternalError(str(error))
     trailing = tuple(error.trailing_metadata() or ())
-    return from_status(error.code(), error.details() or "", trailing, endpoint=endpoint)
+    return from_status(
+        error.code(), error.details() or "", trailing, endpoint=endpoint, limit=limit
+    )
 
 
 class _Details:

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from brisk_client import channel
-from brisk_client.errors import InvalidRequestError, NotFoundError, from_rpc_error
+from brisk_client.errors import InvalidRequestError, NotFoundError, TimeLimit, from_rpc_error
 
 Symbol = ServiceDescriptor | MethodDescriptor | Descriptor | EnumDescriptor
 
@@ -153,4 +153,5 @@ class ReflectionClient:
         try:
             yield
         except grpc.RpcError as exc:
-            raise from_rpc_error(exc, endpoint=self._endpoint) from exc
+            limit = TimeLimit(seconds=self._timeout_s, is_over=False)
+            raise from_rpc_error(exc, endpoint=self._endpoint, limit=limit) from exc

@@ -7,6 +7,7 @@ an `async for`, by `break`, by an exception, by leaving the context, or by cance
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
@@ -17,7 +18,7 @@ from brisk.common.v1 import model_pb2
 
 from brisk_client import replies
 from brisk_client.connection import Connection
-from brisk_client.errors import StreamBrokenError, from_rpc_error
+from brisk_client.errors import StreamBrokenError
 from brisk_client.results import Chunk, Completion, FinishReason, Progress, StartReport, Usage
 
 ProgressCallback = Callable[[Progress], None]
@@ -79,6 +80,7 @@ class AsyncStream:
         self._start_call = start_call
         self._connection = connection
         self._timeout_s = timeout_s
+        self._ends_s = math.inf  # by the loop's clock; set when it begins
         self._on_progress = on_progress
         self._call: EventCall | None = None
         self._begun = False
@@ -141,6 +143,7 @@ class AsyncStream:
         if self._begun:
             raise RuntimeError("a stream can be read once; make a new request")
         self._begun = True
+        self._ends_s = asyncio.get_running_loop().time() + self._timeout_s
         index_next = 0
         try:
             message = await self._connection.run(self._first, timeout_s=self._timeout_s, retry=True)
@@ -169,7 +172,9 @@ class AsyncStream:
         try:
             return await self._read()
         except grpc.RpcError as error:
-            raise from_rpc_error(error, endpoint=self._connection.endpoint) from error
+            raise self._connection.error(
+                error, timeout_s=self._timeout_s, ends_s=self._ends_s
+            ) from error
 
     async def _read(self) -> object:
         if self._call is None or self._closed:

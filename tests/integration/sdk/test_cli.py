@@ -15,6 +15,7 @@ from google.rpc import code_pb2  # type: ignore[import-untyped]  # ships without
 
 from tests.integration.sdk.scripted import (
     ANSWER,
+    HANG,
     Refuse,
     ScriptedRouter,
     chunk,
@@ -403,6 +404,23 @@ async def test_grpc_explains_what_is_wrong(
     err = capsys.readouterr().err
     assert says in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "tiny", "Once"),
+        ("grpc", "call", "brisk.control.v1.ControlService/GetModel", "-d", '{"name": "tiny"}'),
+    ],
+    ids=lambda value: value[0],
+)
+async def test_a_time_that_is_up_is_told_with_its_length(
+    router: ScriptedRouter, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    router.scripts = [(HANG,)]
+    assert await brisk(router, *arguments, "--timeout", "0.5") == 6
+    err = capsys.readouterr().err
+    assert err.splitlines()[0] == "error: the time was up after 0.5 s"
 
 
 async def test_version_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None:

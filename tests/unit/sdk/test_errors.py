@@ -3,7 +3,7 @@
 import grpc
 import pytest
 from brisk_client import errors
-from brisk_client.errors import BriskError, from_status
+from brisk_client.errors import BriskError, TimeLimit, from_status
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import (  # type: ignore[import-untyped]  # ships without annotations
     error_details_pb2,
@@ -69,6 +69,36 @@ def test_unavailable_from_a_service_is_told_from_a_broken_connection() -> None:
     assert type(refused) is errors.UnavailableError
     assert type(broken) is errors.ConnectionFailedError
     assert broken.message == "no connection to h:1: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_over"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, True),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, False),  # another clock was first
+        (grpc.StatusCode.CANCELLED, True),
+        (grpc.StatusCode.UNKNOWN, True),
+    ],
+    ids=str,
+)
+def test_the_end_of_the_time_is_told_in_our_words(code: grpc.StatusCode, *, is_over: bool) -> None:
+    limit = TimeLimit(seconds=0.1, is_over=is_over)
+    error = from_status(code, "Stream removed (Deadline Exceeded)", limit=limit)
+    assert type(error) is errors.DeadlineExceededError
+    assert (error.message, error.reason) == ("the time was up after 0.1 s", "DEADLINE_EXCEEDED")
+
+
+def test_what_ended_before_the_time_was_up_or_by_a_services_word_keeps_its_own() -> None:
+    early, over = TimeLimit(seconds=9, is_over=False), TimeLimit(seconds=9, is_over=True)
+    cancelled = from_status(grpc.StatusCode.CANCELLED, "gone", limit=early)
+    assert (type(cancelled), cancelled.message) == (errors.RequestCancelledError, "gone")
+    details = packed(error_details_pb2.ErrorInfo(reason="DEADLINE_EXCEEDED", domain="brisk"))
+    told = from_status(
+        grpc.StatusCode.DEADLINE_EXCEEDED, "while loading", [(KEY, details)], limit=over
+    )
+    assert told.message == "while loading"
+    refused = from_status(grpc.StatusCode.UNAVAILABLE, "x: Connection refused", limit=over)
+    assert type(refused) is errors.ConnectionFailedError
 
 
 @pytest.mark.parametrize("value", [b"\xff\xff\xff", b"", "text"])
