@@ -11,6 +11,7 @@ from typing import IO
 import pytest
 from brisk.control.v1 import control_service_pb2 as control_pb2
 from brisk_client.cli.app import execute
+from brisk_client.local.spec import ClusterSpec
 from google.rpc import code_pb2  # type: ignore[import-untyped]  # ships without annotations
 
 from tests.integration.sdk.scripted import (
@@ -421,6 +422,19 @@ async def test_a_time_that_is_up_is_told_with_its_length(
     assert await brisk(router, *arguments, "--timeout", "0.5") == 6
     err = capsys.readouterr().err
     assert err.splitlines()[0] == "error: the time was up after 0.5 s"
+
+
+async def test_help_says_what_goes_with_a_deployment_and_how_long_a_stop_may_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert await brisk(None, "rm", "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "files in the store go too, unless another deployment uses them or --keep-files" in shown
+    assert await brisk(None, "up", "--help") == 0
+    drain_s = ClusterSpec.__dataclass_fields__["drain_s"].default
+    assert f"answers under way have {drain_s:g} s to end" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 async def test_version_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None:

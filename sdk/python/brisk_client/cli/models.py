@@ -176,6 +176,9 @@ def rm(
 ) -> None:
     """Remove deployments; answers under way end well first.
 
+    The model's files in the store go too, unless another deployment uses them or --keep-files
+    is given.
+
     For example:
 
       brisk rm tiny

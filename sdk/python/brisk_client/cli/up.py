@@ -43,8 +43,9 @@ def up(
 ) -> None:
     """Start Redis and all services on this machine, and stop them with Ctrl-C.
 
-    One cluster per data folder. With BRISK_REDIS_URL set, that Redis is used. A second Ctrl-C
-    ends everything at once. Examples:
+    One cluster per data folder. With BRISK_REDIS_URL set, that Redis is used. When it stops,
+    answers under way have 10 s to end, or as many as BRISK_DRAIN_S says. A second Ctrl-C ends
+    everything at once. Examples:
 
       brisk up
 
