@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 DATA ?= $(CURDIR)/.brisk
 PROTOS := $(shell find protos -name '*.proto')
 NATIVE := $(shell find native -type f -not -path '*/build/*' -not -name '*.pyc')
+FUZZ_RUNS ?= 2000000
 BUF := @bufbuild/buf@1.75.0
 CHECKED := services sdk/python/brisk_client native/python scripts bench tests examples
 
@@ -50,6 +51,8 @@ test-native: $(VENV)/.stamp ## run the C++ tests, plain and under the sanitizers
 	@export PATH=$(BIN):$$PATH; set -e; for preset in plain sanitize thread; do \
 	  (cd native && cmake --preset $$preset >/dev/null && cmake --build build/$$preset); \
 	  ctest --test-dir native/build/$$preset --output-on-failure; done
+fuzz: ## fuzz the native parsers, FUZZ_RUNS inputs each, where clang is there
+	@scripts/fuzz $(FUZZ_RUNS)
 lint: setup lint-proto ## check format, style and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -76,4 +79,4 @@ hooks: setup ## install the pre-commit hooks
 clean: ## remove all that the other verbs made, the data folder excepted
 	@rm -rf $(VENV) .venv-* .tools gen native/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup proto native demo demo-large up down test test-native lint lint-proto type check fmt bench lock hooks clean
+.PHONY: help setup proto native demo demo-large up down test test-native fuzz lint lint-proto type check fmt bench lock hooks clean

@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "brisk/crc32c.hpp"
 #include "brisk/errors.hpp"
 #include "brisk/page_buffer.hpp"
+#include "brisk/safetensors_header.hpp"
 #include "brisk/whole_file.hpp"
 
 namespace py = pybind11;
@@ -133,6 +135,58 @@ std::uint32_t crc32c(const py::object& data, std::uint32_t value) {
   return brisk::crc32c(buffer.bytes(), value);
 }
 
+py::str to_str(std::string_view utf8) { return py::str(utf8.data(), utf8.size()); }
+
+py::object to_python(const brisk::SafetensorsHeader& header) {
+  const py::object tensor_info = shared_type("TensorInfo");
+  py::tuple tensors(header.tensors().size());
+  std::size_t place = 0;
+  for (const brisk::HeaderTensor& tensor : header.tensors()) {
+    py::tuple shape(tensor.shape.size());
+    for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) shape[axis] = tensor.shape[axis];
+    tensors[place++] = tensor_info(
+        py::arg("name") = to_str(tensor.name), py::arg("dtype") = to_str(tensor.dtype->name),
+        py::arg("shape") = shape, py::arg("offset") = header.data_offset() + tensor.begin,
+        py::arg("size_bytes") = tensor.end - tensor.begin);
+  }
+  py::dict metadata;
+  for (const auto& [key, value] : header.metadata()) metadata[to_str(key)] = to_str(value);
+  return shared_type("Header")(py::arg("data_offset") = header.data_offset(),
+                               py::arg("file_bytes") = header.file_bytes(),
+                               py::arg("tensors") = tensors, py::arg("metadata") = metadata);
+}
+
+// Runs `parse` without the GIL; gives its refusal the name of the file.
+template <typename Parse>
+py::object parse_named(const std::filesystem::path& path, const Parse& parse) {
+  try {
+    const brisk::SafetensorsHeader header = [&] {
+      const py::gil_scoped_release nogil;
+      return parse();
+    }();
+    return to_python(header);
+  } catch (const brisk::InvalidHeader& error) {
+    const py::object type = shared_type("InvalidHeaderError");
+    const py::object tensor = error.tensor() ? to_str(*error.tensor()) : py::object(py::none());
+    PyErr_SetObject(type.ptr(), type(from_path(path), tensor, error.reason()).ptr());
+    throw py::error_already_set();
+  }
+}
+
+py::object parse_header(const py::object& path) {
+  const std::filesystem::path source = to_path(path);
+  return parse_named(source, [&] { return brisk::SafetensorsHeader::read(source); });
+}
+
+py::object parse_header_bytes(const py::object& data, std::int64_t file_bytes,
+                              const py::object& path) {
+  if (file_bytes < 0) throw py::type_error("a file has no negative size");
+  const PinnedBuffer buffer(data);
+  return parse_named(to_path(path), [&] {
+    return brisk::SafetensorsHeader::parse(buffer.bytes(), static_cast<std::uint64_t>(file_bytes));
+  });
+}
+
 void set_os_error(const std::error_code& code, const py::object& filename) {
   const py::handle os_error(PyExc_OSError);
   // Called with an errno, OSError itself picks the right subclass, such as FileNotFoundError.
@@ -198,5 +252,9 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         "Copy a file to a new one and return the CRC32C of each chunk.");
   m.def("crc32c", crc32c, py::arg("data"), py::arg("value") = 0,
         "Return the CRC32C of a buffer, continuing from `value`.");
+  m.def("parse_header", parse_header, py::arg("path"),
+        "Return the header of a safetensors file, checked completely.");
+  m.def("parse_header_bytes", parse_header_bytes, py::arg("data"), py::arg("file_bytes"),
+        py::arg("path") = "<memory>", "Return the header that a file's first bytes hold.");
   m.attr("CRC32C_IN_HARDWARE") = brisk::crc32c_in_hardware();
 }

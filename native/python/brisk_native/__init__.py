@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Literal
 from brisk_native._types import (
     CHUNK_BYTES,
     ChecksumError,
+    Header,
+    InvalidHeaderError,
     ReadCancelledError,
     ReadResult,
     ShortReadError,
+    TensorInfo,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
         checksum_file,
         copy_file,
         crc32c,
+        parse_header,
+        parse_header_bytes,
         read_file,
     )
 
@@ -48,6 +53,8 @@ else:
     checksum_file = _chosen.checksum_file
     copy_file = _chosen.copy_file
     crc32c = _chosen.crc32c
+    parse_header = _chosen.parse_header
+    parse_header_bytes = _chosen.parse_header_bytes
     read_file = _chosen.read_file
 
 __all__ = [
@@ -56,11 +63,16 @@ __all__ = [
     "CancelToken",
     "ChecksumError",
     "FileBuffer",
+    "Header",
+    "InvalidHeaderError",
     "ReadCancelledError",
     "ReadResult",
     "ShortReadError",
+    "TensorInfo",
     "checksum_file",
     "copy_file",
     "crc32c",
+    "parse_header",
+    "parse_header_bytes",
     "read_file",
 ]

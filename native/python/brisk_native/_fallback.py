@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from brisk_native._header import LENGTH_BYTES, json_bytes, parse
 from brisk_native._types import (
     CHUNK_BYTES,
     THREADS_MAX,
     ChecksumError,
+    Header,
     ReadCancelledError,
     ReadResult,
     ShortReadError,
@@ -161,6 +163,38 @@ def crc32c(data: Buffer, value: int = 0) -> int:
         return state ^ _VALUE_MAX
 
 
+def parse_header(path: str | os.PathLike[str]) -> Header:
+    """Return the header of a safetensors file, checked completely against the file's size.
+
+    No more than the header is read. Raises InvalidHeaderError naming file, tensor and reason, and
+    OSError and ShortReadError as `read_file` does.
+    """
+    with _open_source(path) as (fd, size):
+        head = bytearray(min(size, LENGTH_BYTES))
+        with memoryview(head) as view:
+            _fill(fd, view, 0, path)
+        raw = bytearray(json_bytes(os.fspath(path), bytes(head), size))
+        with memoryview(raw) as view:
+            _fill(fd, view, LENGTH_BYTES, path)
+    return parse_header_bytes(head + raw, size, path)
+
+
+def parse_header_bytes(
+    data: Buffer, file_bytes: int, path: str | os.PathLike[str] = "<memory>"
+) -> Header:
+    """Return the header that `data`, the beginning of a file of `file_bytes`, holds.
+
+    `path` names the file in errors. Raises InvalidHeaderError, also if `data` ends before the
+    header does; BufferError if the bytes are not contiguous; TypeError if no file has that size.
+    """
+    _check_size(file_bytes)
+    with memoryview(data) as view:
+        if not view.c_contiguous:
+            raise BufferError("underlying buffer is not C-contiguous")
+        with view.cast("B") as octets:
+            return parse(os.fspath(path), octets, file_bytes)
+
+
 def _make_table() -> tuple[int, ...]:
     table = []
     for byte in range(256):
@@ -212,6 +246,11 @@ def _check_threads(threads: int) -> None:
 def _check_value(value: object) -> None:
     if not isinstance(value, int) or not 0 <= value <= _VALUE_MAX:
         raise TypeError(f"a checksum is an integer between 0 and {_VALUE_MAX}, not {value!r}")
+
+
+def _check_size(value: object) -> None:
+    if not isinstance(value, int) or not 0 <= value < 2**63:
+        raise TypeError(f"a file has 0 to {2**63 - 1} bytes, not {value!r}")
 
 
 def _checked(checksums: Sequence[int]) -> list[int]:

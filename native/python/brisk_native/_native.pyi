@@ -6,7 +6,7 @@ from typing import Final, final
 
 from typing_extensions import Buffer
 
-from brisk_native._types import ReadResult
+from brisk_native._types import Header, ReadResult
 
 CRC32C_IN_HARDWARE: Final[bool]
 
@@ -45,3 +45,7 @@ def copy_file(
     cancel: CancelToken | None = None,
 ) -> list[int]: ...
 def crc32c(data: Buffer, value: int = 0) -> int: ...
+def parse_header(path: str | os.PathLike[str]) -> Header: ...
+def parse_header_bytes(
+    data: Buffer, file_bytes: int, path: str | os.PathLike[str] = "<memory>"
+) -> Header: ...

@@ -3,7 +3,8 @@
 Exception
 ├── ShortReadError (an EOFError)   the file ended before its size at opening said
 ├── ChecksumError                  a chunk's bytes are not the expected ones
-└── ReadCancelledError             a CancelToken was raised before the last chunk was done
+├── ReadCancelledError             a CancelToken was raised before the last chunk was done
+└── InvalidHeaderError (a ValueError)   a safetensors header that is not to be believed
 
 The kernel's own errors are OSError with errno and file name, memory that cannot be had is
 MemoryError, and misuse is ValueError or TypeError.
@@ -11,6 +12,8 @@ MemoryError, and misuse is ValueError or TypeError.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +22,34 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 THREADS_MAX: Final = 64
 """The most reading threads that one job may ask for."""
+
+
+HEADER_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The most bytes of JSON that the header of a safetensors file may have."""
+
+TENSORS_MAX: Final = 65_536
+"""The most tensors that one safetensors file may hold."""
+
+NAME_BYTES_MAX: Final = 512
+"""The most bytes that a tensor's name may have in UTF-8; it has at least one."""
+
+RANK_MAX: Final = 16
+"""The most dimensions that a tensor may have."""
+
+METADATA_MAX: Final = 10_000
+"""The most entries that a header's metadata may have."""
+
+DTYPE_BITS: Final[Mapping[str, int]] = {
+    "BF16": 16, "F16": 16, "F32": 32, "F64": 64,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+    "I8": 8, "I16": 16, "I32": 32, "I64": 64,
+    "U8": 8, "U16": 16, "U32": 32, "U64": 64,
+    "BOOL": 8, "C64": 64,
+}  # fmt: skip
+"""Bits of one element by type, as safetensors 0.8 spells them; those of 4 and 6 are packed."""
+
+_SHOWN_CHARS_MAX: Final = 80
 
 
 class ShortReadError(EOFError):
@@ -67,3 +98,55 @@ class ReadResult:
     """True if at least half of the memory came in huge pages."""
     seconds: float
     """Wall time of the call, from opening to the last verified byte."""
+
+
+class InvalidHeaderError(ValueError):
+    """A file's safetensors header is damaged, lies, or is beyond the limits of this module."""
+
+    def __init__(self, path: str, tensor: str | None, reason: str) -> None:
+        super().__init__(path, tensor, reason)
+        self.path = path
+        """The file, as it was named in the call."""
+        self.tensor = tensor
+        """The tensor at fault; None if the fault lies in none."""
+        self.reason = reason
+        """What is wrong."""
+
+    def __str__(self) -> str:
+        if self.tensor is None:
+            return f"{self.path}: {self.reason}"
+        shown = self.tensor if len(self.tensor) <= _SHOWN_CHARS_MAX else self.tensor[:77] + "..."
+        return f"{self.path}: tensor {shown!r}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """One tensor of a safetensors file."""
+
+    name: str
+    dtype: str
+    """As safetensors spells it: a key of DTYPE_BITS."""
+    shape: tuple[int, ...]
+    """Elements along each dimension; () for a single one."""
+    offset: int
+    """Where its bytes begin in the file, in bytes."""
+    size_bytes: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A header that was checked completely: its tensors cover the file's data exactly."""
+
+    data_offset: int
+    """Where the tensors' bytes begin in the file, in bytes."""
+    file_bytes: int
+    """Size of the file that the header was checked against."""
+    tensors: tuple[TensorInfo, ...]
+    """In the order of their bytes; those without bytes in the order of the header."""
+    metadata: Mapping[str, str]
+    """What the writer noted, in the order of the header."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from brisk_native import ReadResult
+from brisk_native import Header, ReadResult
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -34,6 +34,8 @@ class Loader:
     checksum_file: Callable[..., list[int]]
     copy_file: Callable[..., list[int]]
     crc32c: Callable[..., int]
+    parse_header: Callable[..., Header]
+    parse_header_bytes: Callable[..., Header]
 
 
 def is_built() -> bool:
@@ -51,4 +53,6 @@ def find(name: str) -> Loader:
         checksum_file=module.checksum_file,
         copy_file=module.copy_file,
         crc32c=module.crc32c,
+        parse_header=module.parse_header,
+        parse_header_bytes=module.parse_header_bytes,
     )
