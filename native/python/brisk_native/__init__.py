@@ -6,6 +6,11 @@ them release the GIL while they work, block the calling thread until they are do
 progress on it: services call them on executor threads. Cancelling is a `CancelToken`, which any
 thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 
+`load_tensors` brings a folder of safetensors, as Hugging Face lays it out, into torch tensors;
+`open` gives them one by one, `inspect` says what is there and `verify` whether it is sound. What a
+file says of itself is checked first (`parse_header`). torch is imported when the first tensor is
+made, and only then. The same from the command line: `python -m brisk_native --help`.
+
 The compiled library does this; where it was not built, `IMPLEMENTATION` says "python" and a
 slower module of the same interface takes its place. A library that was built but does not load
 is an error: speed must not vanish silently.
@@ -13,49 +18,34 @@ is an error: speed must not vanish silently.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
+from brisk_native._implementation import (
+    IMPLEMENTATION,
+    CancelToken,
+    FileBuffer,
+    checksum_file,
+    copy_file,
+    crc32c,
+    parse_header,
+    parse_header_bytes,
+    read_file,
+)
+from brisk_native._tensors import LazyTensors, load_tensors
+from brisk_native._tensors import open_tensors as open  # noqa: A004 - the name is brisk_native.open
 from brisk_native._types import (
     CHUNK_BYTES,
     ChecksumError,
     Header,
+    InvalidCheckpointError,
     InvalidHeaderError,
     ReadCancelledError,
     ReadResult,
     ShortReadError,
     TensorInfo,
+    UnsupportedTypeError,
 )
-
-if TYPE_CHECKING:
-    from brisk_native._native import (
-        CancelToken,
-        FileBuffer,
-        checksum_file,
-        copy_file,
-        crc32c,
-        parse_header,
-        parse_header_bytes,
-        read_file,
-    )
-
-    IMPLEMENTATION: Literal["native", "python"]
-else:
-    try:
-        import brisk_native._native as _chosen
-
-        IMPLEMENTATION = "native"
-    except ModuleNotFoundError:
-        from brisk_native import _fallback as _chosen
-
-        IMPLEMENTATION = "python"
-    CancelToken = _chosen.CancelToken
-    FileBuffer = _chosen.FileBuffer
-    checksum_file = _chosen.checksum_file
-    copy_file = _chosen.copy_file
-    crc32c = _chosen.crc32c
-    parse_header = _chosen.parse_header
-    parse_header_bytes = _chosen.parse_header_bytes
-    read_file = _chosen.read_file
+from brisk_native._verify import Verification, verify
+from brisk_native._weights import WeightFile, Weights
+from brisk_native._weights import read_weights as inspect
 
 __all__ = [
     "CHUNK_BYTES",
@@ -64,15 +54,25 @@ __all__ = [
     "ChecksumError",
     "FileBuffer",
     "Header",
+    "InvalidCheckpointError",
     "InvalidHeaderError",
+    "LazyTensors",
     "ReadCancelledError",
     "ReadResult",
     "ShortReadError",
     "TensorInfo",
+    "UnsupportedTypeError",
+    "Verification",
+    "WeightFile",
+    "Weights",
     "checksum_file",
     "copy_file",
     "crc32c",
+    "inspect",
+    "load_tensors",
+    "open",
     "parse_header",
     "parse_header_bytes",
     "read_file",
+    "verify",
 ]

@@ -4,7 +4,9 @@ Exception
 ├── ShortReadError (an EOFError)   the file ended before its size at opening said
 ├── ChecksumError                  a chunk's bytes are not the expected ones
 ├── ReadCancelledError             a CancelToken was raised before the last chunk was done
-└── InvalidHeaderError (a ValueError)   a safetensors header that is not to be believed
+├── InvalidHeaderError (a ValueError)   a safetensors header that is not to be believed
+├── InvalidCheckpointError (a ValueError)   a folder's index or manifest is wrong, or no weights
+└── UnsupportedTypeError (a TypeError)  a tensor of a type that torch does not have
 
 The kernel's own errors are OSError with errno and file name, memory that cannot be had is
 MemoryError, and misuse is ValueError or TypeError.
@@ -117,6 +119,34 @@ class InvalidHeaderError(ValueError):
             return f"{self.path}: {self.reason}"
         shown = self.tensor if len(self.tensor) <= _SHOWN_CHARS_MAX else self.tensor[:77] + "..."
         return f"{self.path}: tensor {shown!r}: {self.reason}"
+
+
+class InvalidCheckpointError(ValueError):
+    """A folder's weights, index or manifest do not make up a checkpoint."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        """The folder or file at fault."""
+        self.reason = reason
+        """What is wrong."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class UnsupportedTypeError(TypeError):
+    """torch has no type for this tensor's elements; its bytes can be had all the same."""
+
+    def __init__(self, tensor: str, dtype: str) -> None:
+        super().__init__(tensor, dtype)
+        self.tensor = tensor
+        """Name of the tensor."""
+        self.dtype = dtype
+        """Its type, as safetensors spells it."""
+
+    def __str__(self) -> str:
+        return f"tensor {self.tensor!r}: torch has no type for {self.dtype}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,48 @@
+"""Which implementation runs: the compiled one, or plain Python where that was not built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from brisk_native._native import (
+        CancelToken,
+        FileBuffer,
+        checksum_file,
+        copy_file,
+        crc32c,
+        parse_header,
+        parse_header_bytes,
+        read_file,
+    )
+
+    IMPLEMENTATION: Literal["native", "python"]
+else:
+    try:
+        import brisk_native._native as _chosen
+
+        IMPLEMENTATION = "native"
+    except ModuleNotFoundError:
+        from brisk_native import _fallback as _chosen
+
+        IMPLEMENTATION = "python"
+    CancelToken = _chosen.CancelToken
+    FileBuffer = _chosen.FileBuffer
+    checksum_file = _chosen.checksum_file
+    copy_file = _chosen.copy_file
+    crc32c = _chosen.crc32c
+    parse_header = _chosen.parse_header
+    parse_header_bytes = _chosen.parse_header_bytes
+    read_file = _chosen.read_file
+
+__all__ = [
+    "IMPLEMENTATION",
+    "CancelToken",
+    "FileBuffer",
+    "checksum_file",
+    "copy_file",
+    "crc32c",
+    "parse_header",
+    "parse_header_bytes",
+    "read_file",
+]

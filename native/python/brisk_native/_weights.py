@@ -1,0 +1,163 @@
+"""Which files of a folder hold its weights, and what is in them: checked before anything is read.
+
+A folder is laid out as transformers does: `model.safetensors`, or shards with
+`model.safetensors.index.json`, or PEFT's `adapter_model.safetensors`, or a single file of another
+name. Links are followed, as Hugging Face's cache consists of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from brisk_native._implementation import parse_header
+from brisk_native._types import Header, InvalidCheckpointError, TensorInfo
+
+SINGLE: Final = ("model.safetensors", "adapter_model.safetensors")
+INDEX: Final = "model.safetensors.index.json"
+SUFFIX: Final = ".safetensors"
+INDEX_BYTES_MAX: Final = 64 * 1024 * 1024
+SHARDS_MAX: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """One safetensors file of a checkpoint."""
+
+    name: str
+    """In its folder."""
+    path: Path
+    """Absolute, without links."""
+    header: Header
+    stamp: tuple[int, int, int, int]
+    """Device, inode, size and time of change from before the header was read: `stamp_of`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What a folder's weight files contain; every tensor's name is there once."""
+
+    files: tuple[WeightFile, ...]
+    """Sorted by name."""
+
+    @property
+    def tensors(self) -> dict[str, tuple[WeightFile, TensorInfo]]:
+        """Where each tensor is, in the order of the files and of the bytes in them."""
+        return {
+            tensor.name: (file, tensor) for file in self.files for tensor in file.header.tensors
+        }
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of all weight files, headers included, in bytes."""
+        return sum(file.header.file_bytes for file in self.files)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Size of all tensors, in bytes."""
+        return sum(info.size_bytes for file in self.files for info in file.header.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(info.elements for file in self.files for info in file.header.tensors)
+
+
+def read_weights(source: str | os.PathLike[str]) -> Weights:
+    """Return what the weight files of `source`, a folder or one file, contain.
+
+    Reads headers and the index only. Raises InvalidHeaderError naming file, tensor and reason;
+    InvalidCheckpointError if files and index do not fit together; OSError.
+    """
+    place = Path(os.path.realpath(source, strict=True))
+    if not place.is_dir():
+        return Weights(files=(_open(place.parent, place.name),))
+    single = _single(place)
+    if single is not None:
+        return Weights(files=(_open(place, single),))
+    file_of = _read_index(place / INDEX)
+    files = tuple(_open(place, name) for name in sorted(set(file_of.values())))
+    _check_index(place / INDEX, file_of, files)
+    return Weights(files=files)
+
+
+def _single(folder: Path) -> str | None:
+    """Return the file that holds all weights; None if there is an index to ask."""
+    if (folder / SINGLE[0]).exists():
+        return SINGLE[0]
+    if (folder / INDEX).exists():
+        return None
+    if (folder / SINGLE[1]).exists():
+        return SINGLE[1]
+    found = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIX))
+    if len(found) != 1:
+        raise InvalidCheckpointError(
+            os.fspath(folder), f"has {len(found)} {SUFFIX} files and no {INDEX}"
+        )
+    return found[0]
+
+
+def _open(folder: Path, name: str) -> WeightFile:
+    path = Path(os.path.realpath(folder / name, strict=True))
+    stamp = stamp_of(path.stat())
+    return WeightFile(name=name, path=path, header=parse_header(path), stamp=stamp)
+
+
+def stamp_of(facts: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what tells one state of a file from another."""
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def read_json(path: Path, size_bytes_max: int) -> dict[str, object]:
+    """Return the JSON object in a file that others wrote. Raises InvalidCheckpointError."""
+    with path.open("rb") as file:
+        raw = file.read(size_bytes_max + 1)
+    if len(raw) > size_bytes_max:
+        raise InvalidCheckpointError(os.fspath(path), f"has more than {size_bytes_max} bytes")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise InvalidCheckpointError(os.fspath(path), "is not JSON") from None
+    if not isinstance(document, dict):
+        raise InvalidCheckpointError(os.fspath(path), "holds no JSON object")
+    return document
+
+
+def is_plain_name(name: object) -> bool:
+    """Return whether `name` is a file's name that leads nowhere else."""
+    return isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
+
+
+def _read_index(path: Path) -> Mapping[str, str]:
+    weight_map = read_json(path, INDEX_BYTES_MAX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InvalidCheckpointError(os.fspath(path), "has no weight_map")
+    names = set(map(str, weight_map.values()))
+    for name in weight_map.values():
+        if not is_plain_name(name) or not name.endswith(SUFFIX):
+            raise InvalidCheckpointError(
+                os.fspath(path), f"names {str(name)[:80]!r}, which is no {SUFFIX} file's name"
+            )
+    if len(names) > SHARDS_MAX:
+        raise InvalidCheckpointError(
+            os.fspath(path), f"names {len(names)} files, the limit is {SHARDS_MAX}"
+        )
+    return weight_map
+
+
+def _check_index(path: Path, file_of: Mapping[str, str], files: tuple[WeightFile, ...]) -> None:
+    """Refuse an index that says otherwise than the files."""
+    found: dict[str, str] = {}
+    for file in files:
+        for tensor in file.header.tensors:
+            if (other := found.setdefault(tensor.name, file.name)) != file.name:
+                reason = f"tensor {tensor.name[:80]!r} is in both {other} and {file.name}"
+                raise InvalidCheckpointError(os.fspath(path), reason)
+    for name, file_name in file_of.items():
+        if found.get(name) != file_name:
+            reason = f"puts tensor {name[:80]!r} into {file_name}, which does not have it"
+            raise InvalidCheckpointError(os.fspath(path), reason)
