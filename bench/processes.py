@@ -22,11 +22,16 @@ class StartError(Exception):
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    reads_stdin: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """Lend a started program, its stdout on a pipe; stop it at the end, by force if need be.
 
-    `log` gets its stderr. It ends with us even if we are killed, where setpriv is at hand.
+    `log` gets its stderr; with `reads_stdin` its stdin is a pipe too. It ends with us even if we
+    are killed, where setpriv is at hand.
     """
     setpriv = shutil.which("setpriv")
     guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
@@ -35,7 +40,7 @@ def running(
             [*guard, *command],
             cwd=ROOT,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if reads_stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=noise,
             text=True,
