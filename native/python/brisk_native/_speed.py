@@ -79,17 +79,20 @@ def measure(
                 if progress is not None:
                     progress(before + now, total)
 
-            buffer, result = read_file(
-                file.path,
-                threads=threads,
-                expected_crc32c=checksums.get(file.name),
-                progress=report,
+            kept.append(
+                read_file(
+                    file.path,
+                    threads=threads,
+                    expected_crc32c=checksums.get(file.name),
+                    progress=report,
+                )
             )
-            kept.append(buffer)
+            result = kept[-1][1]
             done += result.bytes_read
             direct, huge_pages = direct and result.direct, huge_pages and result.huge_pages
         seconds.append(time.perf_counter() - begin_s)
         cpu_seconds.append(time.process_time() - begin_cpu_s)
+        kept.clear()  # outside of the times: giving gigabytes back takes a while
     return Speed(
         file_bytes=weights.file_bytes,
         seconds=tuple(seconds),
