@@ -43,7 +43,7 @@ def test_a_stopped_job_does_nothing_more(tmp_path: Path) -> None:
 def test_a_file_that_shrinks_under_the_reader_is_malformed(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with path.open("wb") as file:
-        file.truncate(64 * brisk_native.CHUNK_BYTES)
+        file.truncate(4096 * brisk_native.CHUNK_BYTES)  # a hole: seconds to read, no disk
     job = NativeDisk().new_job()
 
     def shrink(_: int) -> None:
