@@ -160,6 +160,8 @@ async def test_who_waits_when_the_reign_ends_is_told_why() -> None:
         await settled()
         assert "undone i7-1" in court.worker.calls
     with pytest.raises(UnavailableError):
+        await acquired(court.reign, "r2", "alpha")
+    with pytest.raises(UnavailableError):
         court.reign.release("r1")
     with pytest.raises(UnavailableError):
         court.reign.report(court.worker.state())
