@@ -169,6 +169,10 @@ async def test_a_request_id_is_in_every_services_log(
     name = await deploy()
     request_id = "follow-me-through"
     await client.generate(name, "Hello", request_id=request_id, **SHORT).result()
-    logs = {state.name: cluster.log_file(state.name).read_text() for state in cluster.services}
-    served = {name.partition("-")[0] for name, text in logs.items() if request_id in text}
-    assert served >= {"router", "scheduler", "storemgr", "worker"}
+
+    async def served() -> bool:  # a line may come after the last token
+        logs = {state.name: cluster.log_file(state.name).read_text() for state in cluster.services}
+        told = {name.partition("-")[0] for name, text in logs.items() if request_id in text}
+        return told >= {"router", "scheduler", "storemgr", "worker"}
+
+    await until(served, "every service's log names the request")

@@ -99,7 +99,8 @@ def test_the_folder_is_free_again_after_a_crash(tmp_path: Path, redis_url: str) 
 
 def test_a_data_folder_that_cannot_be_is_refused(tmp_path: Path, redis_url: str) -> None:
     (tmp_path / "file").touch()
-    said = refused(Node(tmp_path / "file" / "data", redis_url))
+    elsewhere = {"BRISK_STOREMGR_READY_FILE": str(tmp_path / "ready.json")}
+    said = refused(Node(tmp_path / "file" / "data", redis_url, **elsewhere))
     assert "BRISK_STOREMGR_DATA_DIR: cannot be used: Not a directory" in said
 
 
@@ -109,5 +110,6 @@ def test_an_unreachable_redis_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_refused(node: Node, tmp_path: Path, redis_url: str) -> None:
+    (tmp_path / "other").mkdir()
     other = Node(tmp_path / "other" / "data", redis_url, BRISK_STOREMGR_LISTEN=node.address)
     assert "BRISK_STOREMGR_LISTEN" in refused(other)
