@@ -6,6 +6,7 @@ from brisk_client import AsyncClient
 from brisk_client.local.spec import NodeSpec
 from brisk_client.local.sync import LocalCluster
 
+from tests.integration.cluster.conftest import until
 from tests.models import DEMO_MODEL
 
 NODES = (
@@ -22,6 +23,11 @@ async def test_a_model_is_served_on_every_node_that_has_room(tmp_path: Path) -> 
         ]
         async with AsyncClient(cluster.router_address, timeout_s=60) as client:
             answers = []
+
+            async def both_known() -> bool:
+                return sum(len(node.workers) for node in (await client.nodes()).nodes) == 2
+
+            await until(both_known, "the scheduler knows both workers")
             for name in ("one", "two"):
                 await client.deploy(name, source=DEMO_MODEL)
                 answer = client.generate(name, "You may copy", max_tokens=8, temperature=0)

@@ -13,7 +13,7 @@ from tests.fakes.worker_server import run_worker
 from tests.integration.scheduler.house import run_scheduler, until
 
 
-async def test_a_silent_worker_is_lost_after_four_seconds_and_comes_back(
+async def test_a_silent_worker_is_lost_after_ten_seconds_and_comes_back(
     redis_url: str, tmp_path: Path
 ) -> None:
     async with (
@@ -26,8 +26,8 @@ async def test_a_silent_worker_is_lost_after_four_seconds_and_comes_back(
         got = await scheduler.acquired("r1", "alpha")
         worker.is_silent = True
         silent_s = time.monotonic()
-        await until(lambda: scheduler.log.count('"do": "RouteDown"') == 1)
-        assert 3.0 < time.monotonic() - silent_s < 7.0
+        await until(lambda: scheduler.log.count('"do": "RouteDown"') == 1, within_s=20.0)
+        assert 9.0 < time.monotonic() - silent_s < 15.0
         assert await scheduler.workers() == []
         worker.is_silent = False
         worker.changed.set()
