@@ -43,6 +43,12 @@ void verify(const DirectFile& file, const Chunk& chunk, std::uint32_t expected) 
                          "crc32c is " + hex(actual) + ", expected " + hex(expected));
 }
 
+// Tells the watch of the beginning while nothing is read yet: what it does then, such as
+// cancelling, holds for the first chunk already.
+void announce(const JobOptions& options) {
+  if (options.watch) options.watch(0);
+}
+
 // Reads the file through one chunk of memory per thread.
 void stream(const DirectFile& file, const ChunkReader::Consume& consume,
             const JobOptions& options) {
@@ -52,6 +58,7 @@ void stream(const DirectFile& file, const ChunkReader::Consume& consume,
   const auto place = [&scratch](std::uint64_t, std::size_t wanted, unsigned thread) {
     return scratch.room().subspan(thread * kChunkBytes, align_up(wanted, kDirectAlignment));
   };
+  announce(options);
   ChunkReader reader(file, options.threads, place, consume, options.cancel);
   reader.wait(options.watch);
 }
@@ -65,6 +72,7 @@ WholeFile read_file(const std::filesystem::path& path, Expected expected,
   const DirectFile file(path, options.calls);
   check_count(file, expected);
   PageBuffer buffer(file.size());
+  announce(options);
   {
     const BackgroundPopulate populate(buffer);
     const auto place = [&buffer](std::uint64_t offset, std::size_t wanted, unsigned) {

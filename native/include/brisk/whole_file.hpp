@@ -22,7 +22,7 @@ inline constexpr unsigned kThreadsMax = 64;
 // and std::invalid_argument (threads not in 1..kThreadsMax), and whatever `watch` throws.
 struct JobOptions {
   unsigned threads = 4;
-  Watch watch = {};                     // see chunk_reader.hpp
+  Watch watch = {};                     // see chunk_reader.hpp; also called with 0 at the start
   const CancelToken* cancel = nullptr;  // ends the job within one chunk
   SystemCalls calls = {};
 };

@@ -73,7 +73,7 @@ def read_file(
 
     `threads` (1 to 64) read at once. `expected_crc32c` holds the checksum of each chunk of
     CHUNK_BYTES, which every chunk must match. `progress` gets the bytes done so far, on the
-    calling thread, about every 20 ms, and at the end the size of the file; if it raises, so does
+    calling thread, with 0 first, about every 20 ms, and with the size at the end; if it raises, so does
     this call. The size of the file counts as it was at opening.
 
     Raises OSError with errno and file name (ELOOP if the last component is a symbolic link,
@@ -219,6 +219,7 @@ class _Job:
     def chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, offset and length of each chunk; a chunk is done when asked for more."""
         reported_s = time.monotonic()
+        self._report(0)
         self._obey(0)
         for chunk, offset in enumerate(range(0, self._size, CHUNK_BYTES)):
             if offset:
