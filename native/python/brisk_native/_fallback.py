@@ -73,8 +73,8 @@ def read_file(
 
     `threads` (1 to 64) read at once. `expected_crc32c` holds the checksum of each chunk of
     CHUNK_BYTES, which every chunk must match. `progress` gets the bytes done so far, on the
-    calling thread, with 0 first, about every 20 ms, and with the size at the end; if it raises, so does
-    this call. The size of the file counts as it was at opening.
+    calling thread: 0 first, then about every 20 ms, and the size at the end; if it raises, so
+    does this call. The size of the file counts as it was at opening.
 
     Raises OSError with errno and file name (ELOOP if the last component is a symbolic link,
     IsADirectoryError, EINVAL for what is no regular file), ShortReadError if the file shrinks
