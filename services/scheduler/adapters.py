@@ -74,16 +74,21 @@ class GrpcWorkers:
         )
         with self._pool.use(order.address) as channel:
             call = worker_grpc.WorkerServiceStub(channel).Load(request, timeout=self._load_s_max)
+            report: StartReport | None = None
             try:
                 async for response in call:
                     if response.HasField("loaded"):
-                        yield report_from_proto(response.loaded.start)
-                        return
-                    yield progress_from_proto(response.progress)
+                        report = report_from_proto(response.loaded.start)
+                    else:
+                        yield progress_from_proto(response.progress)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from error
             finally:
                 call.cancel()
+        # Not before the worker has ended the stream: until then a cancel would undo the load,
+        # and whoever was granted the instance would be turned away.
+        if report is not None:
+            yield report
 
     async def unload(self, order: StartUnload, epoch: int) -> None:
         """See the port."""

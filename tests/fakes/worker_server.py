@@ -76,6 +76,9 @@ class FakeWorkerServer(pb2_grpc.WorkerServiceServicer):
         self.check_refusal: BriskError | None = None
         self.may_load = asyncio.Event()  # cleared: loads stay half-way
         self.may_load.set()
+        self.may_end_load = asyncio.Event()  # cleared: loads have told all, but stay open
+        self.may_end_load.set()
+        self.told_loaded = asyncio.Event()
         self.is_draining = False
         self.is_silent = False
         self.changed = asyncio.Event()
@@ -153,19 +156,24 @@ class FakeWorkerServer(pb2_grpc.WorkerServiceServicer):
         if request.memory_bytes > room:
             raise ResourceExhaustedError("device is full", reason=Reason.INSUFFICIENT_MEMORY)
         held = self.held[request.instance_id] = Held(order=request)
+        is_taken = False
         self.changed.set()
         try:
             half = StartProgress(phase=StartPhase.LOAD, bytes_done=1, bytes_total=2)
             yield pb2.LoadResponse(progress=progress_to_proto(half))
             await self.may_load.wait()
             held.state, held.idle_since_s = InstanceState.READY, monotonic_s()
-        finally:
-            if held.state is InstanceState.LOADING:
-                self.cancelled.append(request.instance_id)
-                del self.held[request.instance_id]
             self.changed.set()
-        start = StartReport(cold=True, source=Tier.SSD)
-        yield pb2.LoadResponse(loaded=pb2.Loaded(start=report_to_proto(start)))
+            start = StartReport(cold=True, source=Tier.SSD)
+            yield pb2.LoadResponse(loaded=pb2.Loaded(start=report_to_proto(start)))
+            self.told_loaded.set()
+            await self.may_end_load.wait()
+            is_taken = True
+        finally:
+            if not is_taken:
+                self.cancelled.append(request.instance_id)
+                self.held.pop(request.instance_id, None)
+            self.changed.set()
 
     async def Unload(  # noqa: N802
         self, request: pb2.UnloadRequest, context: Context

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from brisk.common.v1 import model_pb2
+from brisk.common.v1 import model_pb2, placement_pb2
 from brisk.scheduler.v1 import scheduler_service_pb2 as pb2
 from google.protobuf.duration_pb2 import Duration
 
@@ -64,6 +64,22 @@ async def test_a_cold_acquire_tells_progress_then_grants(house: House) -> None:
     assert warm.granted is not None
     assert not warm.granted.start.cold
     assert warm.granted.start.source == model_pb2.TIER_DEVICE
+
+
+async def test_nobody_is_granted_a_load_that_could_still_be_undone(house: House) -> None:
+    # A worker undoes a load whose stream is cancelled before it has ended it.
+    await house.scheduler.deploy("/m/alpha")
+    house.worker.may_end_load.clear()
+    waiting = asyncio.ensure_future(house.scheduler.acquired("r1", "alpha"))
+    await house.worker.told_loaded.wait()
+    for _ in range(20):  # round trips in which a grant would have come
+        (instance,) = await house.scheduler.instances()
+        assert instance.state == placement_pb2.INSTANCE_STATE_LOADING
+    assert not waiting.done()
+    house.worker.may_end_load.set()
+    got = await waiting
+    assert list(house.worker.held) == [got.instance_id]
+    assert house.worker.cancelled == []
 
 
 async def test_the_request_id_goes_with_the_load(house: House) -> None:
