@@ -9,7 +9,8 @@ thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 `load_tensors` brings a folder of safetensors, as Hugging Face lays it out, into torch tensors;
 `open` gives them one by one, `inspect` says what is there and `verify` whether it is sound. What a
 file says of itself is checked first (`parse_header`). torch is imported when the first tensor is
-made, and only then. The same from the command line: `python -m brisk_native --help`.
+made, and only then. `execution_order` tells by names when a model needs which tensors. The same
+from the command line: `python -m brisk_native --help`.
 
 The compiled library does this; where it was not built, `IMPLEMENTATION` says "python" and a
 slower module of the same interface takes its place. A library that was built but does not load
@@ -29,6 +30,7 @@ from brisk_native._implementation import (
     parse_header_bytes,
     read_file,
 )
+from brisk_native._order import LayerGroup, execution_order
 from brisk_native._tensors import LazyTensors, load_tensors
 from brisk_native._tensors import open_tensors as open  # noqa: A004 - the name is brisk_native.open
 from brisk_native._types import (
@@ -56,6 +58,7 @@ __all__ = [
     "Header",
     "InvalidCheckpointError",
     "InvalidHeaderError",
+    "LayerGroup",
     "LazyTensors",
     "ReadCancelledError",
     "ReadResult",
@@ -68,6 +71,7 @@ __all__ = [
     "checksum_file",
     "copy_file",
     "crc32c",
+    "execution_order",
     "inspect",
     "load_tensors",
     "open",
