@@ -80,7 +80,7 @@ py::str from_path(const std::filesystem::path& path) {
 
 // What runs on the calling thread about every 20 ms: lets Ctrl-C in and reports progress.
 brisk::Watch make_watch(const Progress& progress) {
-  return [&progress](std::uint64_t bytes_done) {
+  return [&progress](std::uint64_t bytes_done, std::size_t) {
     const py::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     if (progress) (*progress)(bytes_done);

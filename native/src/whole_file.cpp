@@ -1,8 +1,8 @@
 #include "brisk/whole_file.hpp"
 
 #include <algorithm>
-#include <cstdio>
-#include <stdexcept>
+#include <functional>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -10,17 +10,15 @@
 #include "brisk/direct_file.hpp"
 #include "brisk/errors.hpp"
 #include "brisk/new_file.hpp"
+#include "brisk/read_job.hpp"
 
 namespace brisk {
 namespace {
 
-using Expected = std::optional<std::span<const std::uint32_t>>;
+using Checksums = std::span<const std::uint32_t>;
+using Expected = std::optional<Checksums>;
 
-void check(const JobOptions& options) {
-  if (options.threads >= 1 && options.threads <= kThreadsMax) return;
-  throw std::invalid_argument("threads must be between 1 and " + std::to_string(kThreadsMax) +
-                              ", not " + std::to_string(options.threads));
-}
+ReadOptions options_of(const JobOptions& options) { return {.threads = options.threads}; }
 
 void check_count(const DirectFile& file, const Expected& expected) {
   const std::uint64_t chunks = chunk_count(file.size());
@@ -30,59 +28,74 @@ void check_count(const DirectFile& file, const Expected& expected) {
                              std::to_string(expected->size()) + " checksums were given");
 }
 
-std::string hex(std::uint32_t value) {
-  char text[9];
-  std::snprintf(text, sizeof text, "%08x", value);
-  return text;
-}
+// One chunk of memory for each read in flight.
+class Rooms {
+ public:
+  explicit Rooms(std::size_t count) : memory_(count * kChunkBytes) {
+    for (std::size_t i = 0; i < count; ++i)
+      free_.push_back(memory_.room().data() + i * kChunkBytes);
+  }
 
-void verify(const DirectFile& file, const Chunk& chunk, std::uint32_t expected) {
-  const std::uint32_t actual = crc32c(chunk.bytes);
-  if (actual == expected) return;
-  throw ChecksumMismatch(file.path(), chunk.index,
-                         "crc32c is " + hex(actual) + ", expected " + hex(expected));
-}
+  // Never waits: each reading thread gives its room back before it takes another.
+  [[nodiscard]] std::span<std::byte> take(std::size_t size) {
+    const std::lock_guard lock(mutex_);
+    std::byte* const room = free_.back();
+    free_.pop_back();
+    return {room, align_up(size, kDirectAlignment)};
+  }
+  void give_back(std::span<const std::byte> bytes) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(memory_.room().data() + (bytes.data() - memory_.room().data()));
+  }
 
-// Tells the watch of the beginning while nothing is read yet: what it does then, such as
-// cancelling, holds for the first chunk already.
-void announce(const JobOptions& options) {
-  if (options.watch) options.watch(0);
-}
+ private:
+  PageBuffer memory_;
+  std::mutex mutex_;
+  std::vector<std::byte*> free_;
+};
+
+using ConsumeChunk = std::function<void(std::uint64_t offset, std::span<const std::byte> bytes)>;
 
 // Reads the file through one chunk of memory per thread.
-void stream(const DirectFile& file, const ChunkReader::Consume& consume,
-            const JobOptions& options) {
-  const auto threads =
-      static_cast<std::size_t>(std::min<std::uint64_t>(options.threads, chunk_count(file.size())));
-  const PageBuffer scratch(threads * kChunkBytes);
-  const auto place = [&scratch](std::uint64_t, std::size_t wanted, unsigned thread) {
-    return scratch.room().subspan(thread * kChunkBytes, align_up(wanted, kDirectAlignment));
-  };
-  announce(options);
-  ChunkReader reader(file, options.threads, place, consume, options.cancel);
-  reader.wait(options.watch);
+void stream(const DirectFile& file, const ConsumeChunk& consume, const JobOptions& options) {
+  std::vector<ReadTask> tasks;
+  append_whole_file(tasks, 0, file.size(), kChunkBytes);
+  Rooms rooms(std::min<std::size_t>(options.threads, tasks.size()));
+  ReadSink sink{
+      .place = [&rooms](const ReadTask& task, std::size_t) { return rooms.take(task.size); },
+      .consume =
+          [&](const ReadTask& task, std::size_t, std::span<const std::byte> bytes) {
+            consume(task.offset, bytes);
+            rooms.give_back(bytes);
+            return true;
+          }};
+  ReadJob job({&file, 1}, std::move(tasks), options_of(options), std::move(sink), {},
+              options.cancel);
+  job.run(options.watch);
 }
 
 }  // namespace
 
 WholeFile read_file(const std::filesystem::path& path, Expected expected,
                     const JobOptions& options) {
-  check(options);
+  check(options_of(options));
   const auto begin = std::chrono::steady_clock::now();
   const DirectFile file(path, options.calls);
   check_count(file, expected);
   PageBuffer buffer(file.size());
-  announce(options);
+  std::vector<ReadTask> tasks;
+  append_whole_file(tasks, 0, file.size(), kChunkBytes, expected.value_or(Checksums{}));
+  ReadSink sink{.place =
+                    [&buffer](const ReadTask& task, std::size_t) {
+                      return buffer.room().subspan(task.offset,
+                                                   align_up(task.size, kDirectAlignment));
+                    },
+                .consume = [](const ReadTask&, std::size_t, auto) { return true; }};
   {
     const BackgroundPopulate populate(buffer);
-    const auto place = [&buffer](std::uint64_t offset, std::size_t wanted, unsigned) {
-      return buffer.room().subspan(offset, align_up(wanted, kDirectAlignment));
-    };
-    const auto consume = [&file, &expected](const Chunk& chunk) {
-      if (expected) verify(file, chunk, (*expected)[chunk.index]);
-    };
-    ChunkReader reader(file, options.threads, place, consume, options.cancel);
-    reader.wait(options.watch);
+    ReadJob job({&file, 1}, std::move(tasks), options_of(options), std::move(sink), {},
+                options.cancel);
+    job.run(options.watch);
   }
   const bool huge_pages = buffer.in_huge_pages();
   return {.bytes = std::move(buffer),
@@ -93,23 +106,26 @@ WholeFile read_file(const std::filesystem::path& path, Expected expected,
 
 std::vector<std::uint32_t> checksum_file(const std::filesystem::path& path,
                                          const JobOptions& options) {
-  check(options);
+  check(options_of(options));
   const DirectFile file(path, options.calls);
   std::vector<std::uint32_t> checksums(chunk_count(file.size()));
-  stream(file, [&](const Chunk& chunk) { checksums[chunk.index] = crc32c(chunk.bytes); }, options);
+  const auto consume = [&](std::uint64_t offset, std::span<const std::byte> bytes) {
+    checksums[offset / kChunkBytes] = crc32c(bytes);
+  };
+  stream(file, consume, options);
   return checksums;
 }
 
 std::vector<std::uint32_t> copy_file(const std::filesystem::path& source,
                                      const std::filesystem::path& target,
                                      const JobOptions& options) {
-  check(options);
+  check(options_of(options));
   const DirectFile file(source, options.calls);
   NewFile copy(target, file.size(), options.calls);
   std::vector<std::uint32_t> checksums(chunk_count(file.size()));
-  const auto consume = [&](const Chunk& chunk) {
-    checksums[chunk.index] = crc32c(chunk.bytes);
-    copy.write(chunk.offset, chunk.bytes);
+  const auto consume = [&](std::uint64_t offset, std::span<const std::byte> bytes) {
+    checksums[offset / kChunkBytes] = crc32c(bytes);
+    copy.write(offset, bytes);
   };
   stream(file, consume, options);
   copy.keep();

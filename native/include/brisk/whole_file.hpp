@@ -9,20 +9,18 @@
 #include <vector>
 
 #include "brisk/cancel_token.hpp"
-#include "brisk/chunk_reader.hpp"
 #include "brisk/page_buffer.hpp"
+#include "brisk/read_job.hpp"
 #include "brisk/system_calls.hpp"
 
 namespace brisk {
-
-inline constexpr unsigned kThreadsMax = 64;
 
 // What all three jobs share. All of them refuse a symbolic link in the last component, throw
 // filesystem_error, ShortRead, Cancelled, std::bad_alloc, std::system_error (no thread to be had)
 // and std::invalid_argument (threads not in 1..kThreadsMax), and whatever `watch` throws.
 struct JobOptions {
   unsigned threads = 4;
-  Watch watch = {};                     // see chunk_reader.hpp; also called with 0 at the start
+  Watch watch = {};                     // see read_job.hpp
   const CancelToken* cancel = nullptr;  // ends the job within one chunk
   SystemCalls calls = {};
 };
