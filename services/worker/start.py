@@ -1,6 +1,6 @@
 """One cold start: lease the files, read them, build the model around them.
 
-The model's skeleton and tokenizer are made while the bytes are still being read, so that INIT is
+The model is built and its tokenizer made while the bytes are still being read, so that INIT is
 only what remains after LOAD. Whatever ends a start early, an error or its caller, ends the read
 within one chunk; the start is over when nothing of it runs any more.
 """
@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+
+import brisk_native
+from brisk_native.model import build_skeleton
 
 from services.common.clock import monotonic_s
 from services.common.errors import Reason, ResourceExhaustedError
@@ -25,17 +28,14 @@ from services.common.model import (
     StartPhase,
     StartProgress,
     StartReport,
-    Tier,
 )
 from services.worker import metrics
-from services.worker.checkpoint import Checkpoint, read_checkpoint
+from services.worker.checkpoint import refusals
 from services.worker.decoder import DecoderFacts, TransformersDecoder, decoder_facts
-from services.worker.loader import LoadedModel, assemble
 from services.worker.plan import TokenLimits
-from services.worker.ports import Loaded, LoadOrder, ModelStore, Started
-from services.worker.skeleton import Skeleton, build_skeleton
+from services.worker.ports import Lease, Loaded, LoadOrder, ModelStore, Started
 from services.worker.tokenizer import Tokenizer, load_tokenizer
-from services.worker.weights import WeightRead, Weights
+from services.worker.weights import LoadedModel, WeightLoad
 
 log = get_logger(__name__)
 
@@ -57,8 +57,7 @@ class Starter:
         Raises what `start` raises before it reads.
         """
         async with self._store.lease(model) as lease:
-            checkpoint = await self._run(lambda: read_checkpoint(lease.folder, lease.weight_files))
-            await self._run(lambda: _build(checkpoint))
+            await self._run(lambda: _check(lease.folder, lease.weight_files))
 
     async def start(self, order: LoadOrder, progress: Progress) -> Started:
         """Start a model. Cancelling ends it and frees all it took before it returns.
@@ -71,46 +70,42 @@ class Starter:
         async with self._store.lease(order.model) as lease:
             _refuse_if_too_small(order, lease.info)
             clock.end(StartPhase.FETCH)
-            checkpoint = await self._run(lambda: read_checkpoint(lease.folder, lease.weight_files))
-            (skeleton, tokenizer), weights = await self._read_and_build(
-                checkpoint, clock, progress, lease.tier
-            )
-            progress(StartProgress(phase=StartPhase.INIT, source=lease.tier))
-            loaded, facts = await self._run(
-                lambda: _assemble(skeleton, checkpoint, weights, lease.folder)
-            )
+            loaded, tokenizer = await self._load(lease, clock, progress)
+            facts = await self._run(lambda: decoder_facts(loaded.model, lease.folder))
             clock.end(StartPhase.INIT)
-        _count(weights, loaded)
+        _count(loaded.report)
         report = StartReport(cold=True, source=lease.tier, phases=clock.durations())
         return Started(
             decoder=TransformersDecoder(loaded.model),
             codec=tokenizer,
             limits=_limits(order, lease.info, facts),
             eos_token_ids=_eos_token_ids(facts, tokenizer),
-            loaded=Loaded(report=report, bytes_read=weights.bytes_read),
+            loaded=Loaded(report=report, bytes_read=loaded.report.bytes_read),
         )
 
-    async def _read_and_build(
-        self, checkpoint: Checkpoint, clock: _Phases, progress: Progress, tier: Tier
-    ) -> tuple[tuple[Skeleton, Tokenizer | None], Weights]:
-        total = checkpoint.file_bytes
+    async def _load(
+        self, lease: Lease, clock: _Phases, progress: Progress
+    ) -> tuple[LoadedModel, Tokenizer | None]:
+        """Return the model and, made meanwhile, the tokenizer. LOAD ends with the last byte."""
+        is_read = False
 
-        def on_bytes(done: int) -> None:
+        def on_bytes(done: int, total: int) -> None:
+            nonlocal is_read
             progress(
                 StartProgress(
-                    phase=StartPhase.LOAD, bytes_done=done, bytes_total=total, source=tier
+                    phase=StartPhase.LOAD, bytes_done=done, bytes_total=total, source=lease.tier
                 )
             )
+            if done == total and not is_read:
+                is_read = True
+                clock.end(StartPhase.LOAD)
+                progress(StartProgress(phase=StartPhase.INIT, source=lease.tier))
 
-        on_bytes(0)
-        read = WeightRead(checkpoint, on_bytes)
-
-        async def reading() -> Weights:
-            weights = await self._run(read.run, stop=read.give_up)
-            clock.end(StartPhase.LOAD)
-            return weights
-
-        return await _both(self._run(lambda: _build(checkpoint)), reading())
+        load = WeightLoad(lease.folder, lease.weight_files, on_bytes)
+        return await _both(
+            self._run(load.run, stop=load.give_up),
+            self._run(lambda: load_tokenizer(lease.folder)),
+        )
 
     async def _run(
         self, call: Callable[[], Result], *, stop: Callable[[], None] | None = None
@@ -149,15 +144,10 @@ class _Phases:
         return tuple(durations)
 
 
-def _build(checkpoint: Checkpoint) -> tuple[Skeleton, Tokenizer | None]:
-    return build_skeleton(checkpoint), load_tokenizer(checkpoint.folder)
-
-
-def _assemble(
-    skeleton: Skeleton, checkpoint: Checkpoint, weights: Weights, folder: Path
-) -> tuple[LoadedModel, DecoderFacts]:
-    loaded = assemble(skeleton, checkpoint, weights.buffers)
-    return loaded, decoder_facts(loaded.model, folder)
+def _check(folder: Path, files: Sequence[str]) -> None:
+    with refusals():
+        build_skeleton(folder, brisk_native.inspect(folder, files=files))
+    load_tokenizer(folder)
 
 
 def _refuse_if_too_small(order: LoadOrder, info: ModelInfo) -> None:
@@ -194,13 +184,12 @@ def _eos_token_ids(facts: DecoderFacts, tokenizer: Tokenizer | None) -> frozense
     return facts.eos_token_ids | {tokenizer.eos_token_id}
 
 
-def _count(weights: Weights, loaded: LoadedModel) -> None:
-    metrics.BYTES_READ.inc(weights.bytes_read)
-    metrics.BYTES_COPIED.inc(loaded.copied_bytes)
-    for file in weights.files.values():
-        way = "direct" if file.is_direct else "buffered"
-        pages = "huge" if file.is_huge else "small"
-        metrics.FILES_READ.labels(way, pages).inc()
+def _count(report: brisk_native.LoadReport) -> None:
+    metrics.BYTES_READ.inc(report.bytes_read)
+    metrics.BYTES_COPIED.inc(report.copied_bytes)
+    way = "direct" if report.direct else "buffered"
+    pages = "huge" if report.huge_pages else "small"
+    metrics.FILES_READ.labels(way, pages).inc(report.files)
 
 
 async def _both(

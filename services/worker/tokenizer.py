@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from brisk_native.model import library_words
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -19,7 +20,7 @@ from services.common.errors import InvalidArgumentError, Reason
 from services.common.log import get_logger
 from services.common.names import shorten
 from services.common.prompt import Conversation, Prompt, TextPrompt, TokensPrompt
-from services.worker.checkpoint import invalid_model, library_words
+from services.worker.checkpoint import invalid_model
 
 log = get_logger(__name__)
 

@@ -6,6 +6,9 @@ them release the GIL while they work, block the calling thread until they are do
 progress on it: services call them on executor threads. Cancelling is a `CancelToken`, which any
 thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 
+`load_model` gives the model in a folder, ready to compute, its weights where they were read;
+`start_loading` the same while it is read, usable from its first layer on. Both need transformers.
+
 `load_tensors` brings a folder of safetensors, as Hugging Face lays it out, into torch tensors;
 `open` gives them one by one, `inspect` says what is there and `verify` whether it is sound. What a
 file says of itself is checked first (`parse_header`). torch is imported when the first tensor is
@@ -30,15 +33,19 @@ from brisk_native._implementation import (
     parse_header_bytes,
     read_file,
 )
+from brisk_native._model import Loading, load_model, start_loading
 from brisk_native._order import LayerGroup, execution_order
+from brisk_native._reading import LoadReport
 from brisk_native._tensors import LazyTensors, load_tensors
 from brisk_native._tensors import open_tensors as open  # noqa: A004 - the name is brisk_native.open
 from brisk_native._types import (
     CHUNK_BYTES,
     ChecksumError,
+    FileChangedError,
     Header,
     InvalidCheckpointError,
     InvalidHeaderError,
+    InvalidModelError,
     ReadCancelledError,
     ReadResult,
     ShortReadError,
@@ -55,11 +62,15 @@ __all__ = [
     "CancelToken",
     "ChecksumError",
     "FileBuffer",
+    "FileChangedError",
     "Header",
     "InvalidCheckpointError",
     "InvalidHeaderError",
+    "InvalidModelError",
     "LayerGroup",
     "LazyTensors",
+    "LoadReport",
+    "Loading",
     "ReadCancelledError",
     "ReadResult",
     "ShortReadError",
@@ -73,10 +84,12 @@ __all__ = [
     "crc32c",
     "execution_order",
     "inspect",
+    "load_model",
     "load_tensors",
     "open",
     "parse_header",
     "parse_header_bytes",
     "read_file",
+    "start_loading",
     "verify",
 ]

@@ -5,7 +5,9 @@ Exception
 ├── ChecksumError                  a chunk's bytes are not the expected ones
 ├── ReadCancelledError             a CancelToken was raised before the last chunk was done
 ├── InvalidHeaderError (a ValueError)   a safetensors header that is not to be believed
+│   └── FileChangedError       the file is not the one that its header was read from
 ├── InvalidCheckpointError (a ValueError)   a folder's index or manifest is wrong, or no weights
+├── InvalidModelError (a ValueError)   config and weights do not make up a model
 └── UnsupportedTypeError (a TypeError)  a tensor of a type that torch does not have
 
 The kernel's own errors are OSError with errno and file name, memory that cannot be had is
@@ -52,6 +54,11 @@ DTYPE_BITS: Final[Mapping[str, int]] = {
 """Bits of one element by type, as safetensors 0.8 spells them; those of 4 and 6 are packed."""
 
 _SHOWN_CHARS_MAX: Final = 80
+
+
+def shown(text: str) -> str:
+    """Return `text` of a stranger for a message: quoted, printable, at most about 80 characters."""
+    return repr(text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "...")
 
 
 class ShortReadError(EOFError):
@@ -117,8 +124,11 @@ class InvalidHeaderError(ValueError):
     def __str__(self) -> str:
         if self.tensor is None:
             return f"{self.path}: {self.reason}"
-        shown = self.tensor if len(self.tensor) <= _SHOWN_CHARS_MAX else self.tensor[:77] + "..."
-        return f"{self.path}: tensor {shown!r}: {self.reason}"
+        return f"{self.path}: tensor {shown(self.tensor)}: {self.reason}"
+
+
+class FileChangedError(InvalidHeaderError):
+    """A weight file was replaced or written to between two looks at it."""
 
 
 class InvalidCheckpointError(ValueError):
@@ -133,6 +143,36 @@ class InvalidCheckpointError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class InvalidModelError(ValueError):
+    """A folder's config and weights do not make up a model that can be run."""
+
+    def __init__(
+        self,
+        file: str,
+        tensor: str | None,
+        reason: str,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+    ) -> None:
+        super().__init__(file, tensor, reason)
+        self.file = file
+        """Name of the file at fault, or of those that something is missing from."""
+        self.tensor = tensor
+        """The tensor at fault; None if the fault lies in none."""
+        self.reason = reason
+        """What is wrong, in words."""
+        self.expected = expected
+        """Shape or type that the model needs, where that is the difference."""
+        self.found = found
+        """Shape or type that is stored; None if nothing is."""
+
+    def __str__(self) -> str:
+        if self.tensor is None:
+            return f"{self.file}: {self.reason}"
+        return f"{self.file}: tensor {shown(self.tensor)}: {self.reason}"
 
 
 class UnsupportedTypeError(TypeError):

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from brisk_native._implementation import parse_header
-from brisk_native._types import Header, InvalidCheckpointError, TensorInfo
+from brisk_native._types import Header, InvalidCheckpointError, TensorInfo, shown
 
 SINGLE: Final = ("model.safetensors", "adapter_model.safetensors")
 INDEX: Final = "model.safetensors.index.json"
@@ -67,21 +67,44 @@ class Weights:
         return sum(info.elements for file in self.files for info in file.header.tensors)
 
 
-def read_weights(source: str | os.PathLike[str]) -> Weights:
+def folder_of(source: str | os.PathLike[str]) -> Path:
+    """Return `source`, absolute and without links, or the folder of a file."""
+    place = Path(os.path.realpath(source))
+    return place if place.is_dir() else place.parent
+
+
+def read_weights(source: str | os.PathLike[str], *, files: Sequence[str] | None = None) -> Weights:
     """Return what the weight files of `source`, a folder or one file, contain.
 
-    Reads headers and the index only. Raises InvalidHeaderError naming file, tensor and reason;
-    InvalidCheckpointError if files and index do not fit together; OSError.
+    `files` names those of a folder, and only they are looked at; None finds them as transformers
+    does. Reads headers and the index only.
+
+    Raises InvalidHeaderError naming file, tensor and reason; InvalidCheckpointError if files and
+    index do not fit together; OSError.
     """
     place = Path(os.path.realpath(source, strict=True))
+    if files is not None:
+        return _named(place, files)
     if not place.is_dir():
         return Weights(files=(_open(place.parent, place.name),))
     single = _single(place)
     if single is not None:
         return Weights(files=(_open(place, single),))
     file_of = _read_index(place / INDEX)
-    files = tuple(_open(place, name) for name in sorted(set(file_of.values())))
-    _check_index(place / INDEX, file_of, files)
+    shards = tuple(_open(place, name) for name in sorted(set(file_of.values())))
+    _check_index(place / INDEX, file_of, shards)
+    return Weights(files=shards)
+
+
+def _named(folder: Path, names: Sequence[str]) -> Weights:
+    if not names:
+        raise InvalidCheckpointError(os.fspath(folder), "the model has no weight file")
+    for name in names:
+        if not is_plain_name(name):
+            reason = f"a weight file must lie in the model's folder: {shown(name)} does not"
+            raise InvalidCheckpointError(os.fspath(folder), reason)
+    files = tuple(_open(folder, name) for name in sorted(set(names)))
+    _check_distinct(folder, files)
     return Weights(files=files)
 
 
@@ -151,13 +174,19 @@ def _read_index(path: Path) -> Mapping[str, str]:
 
 def _check_index(path: Path, file_of: Mapping[str, str], files: tuple[WeightFile, ...]) -> None:
     """Refuse an index that says otherwise than the files."""
+    found = _check_distinct(path, files)
+    for name, file_name in file_of.items():
+        if found.get(name) != file_name:
+            reason = f"puts tensor {name[:80]!r} into {file_name}, which does not have it"
+            raise InvalidCheckpointError(os.fspath(path), reason)
+
+
+def _check_distinct(path: Path, files: tuple[WeightFile, ...]) -> Mapping[str, str]:
+    """Return the file of each tensor; refuse one that is in two."""
     found: dict[str, str] = {}
     for file in files:
         for tensor in file.header.tensors:
             if (other := found.setdefault(tensor.name, file.name)) != file.name:
                 reason = f"tensor {tensor.name[:80]!r} is in both {other} and {file.name}"
                 raise InvalidCheckpointError(os.fspath(path), reason)
-    for name, file_name in file_of.items():
-        if found.get(name) != file_name:
-            reason = f"puts tensor {name[:80]!r} into {file_name}, which does not have it"
-            raise InvalidCheckpointError(os.fspath(path), reason)
+    return found

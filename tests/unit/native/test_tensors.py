@@ -367,7 +367,7 @@ def test_a_file_replaced_meanwhile_is_refused(
         replace(path, {"b": torch.zeros(4)})
         return real(*arguments, **options)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr("brisk_native._tensors.read_file", replaced_first)
+    monkeypatch.setattr("brisk_native._reading.read_file", replaced_first)
     with pytest.raises(InvalidHeaderError, match="changed while it was read"):
         load_tensors(path)
     with pytest.raises(InvalidHeaderError, match="changed since it was opened"):

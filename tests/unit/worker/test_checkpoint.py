@@ -1,148 +1,98 @@
-"""A safetensors header is believed only as far as the file's bytes bear it out."""
+"""What the loader refuses gets the worker's types and reasons, and loses paths on the way."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import brisk_native
 import pytest
 
-from services.common.errors import InvalidArgumentError, Reason
-from services.worker.checkpoint import read_checkpoint
-from tests.broken_models import write_raw, write_safetensors
+from services.common.errors import (
+    BriskError,
+    DataLossError,
+    InvalidArgumentError,
+    Reason,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from services.worker.checkpoint import GivenUpError, refusals
+from tests.broken_models import good_folder, read_raw, write_raw
 
 FILE = "model.safetensors"
 
 
-def refusal(folder: Path) -> InvalidArgumentError:
-    with pytest.raises(InvalidArgumentError) as refused:
-        read_checkpoint(folder, [FILE])
-    assert refused.value.reason == Reason.INVALID_MODEL
-    assert FILE in refused.value.message
-    assert str(folder) not in refused.value.message
+def refusal(call: Callable[[], object]) -> BriskError:
+    with pytest.raises(BriskError) as refused, refusals():
+        call()
     return refused.value
 
 
-def test_tensors_are_found_where_they_are(tmp_path: Path) -> None:
-    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, dtype=np.float32)
-    write_safetensors(tmp_path / FILE, {"b": b, "a": a})
-    checkpoint = read_checkpoint(tmp_path, [FILE])
-    content = (tmp_path / FILE).read_bytes()
-    stored = checkpoint.tensors["a"]
-    assert stored.shape == (2, 3)
-    assert np.array_equal(
-        np.frombuffer(content[stored.start : stored.end], dtype=np.float32), a.ravel()
-    )
-    assert checkpoint.tensor_bytes == a.nbytes + b.nbytes
-    assert checkpoint.file_bytes == len(content)
-    assert content.startswith(checkpoint.files[0].head)
+def test_a_header_that_lies_is_an_invalid_model_naming_file_and_tensor(tmp_path: Path) -> None:
+    folder = good_folder(tmp_path / "m")
+    entries, data = read_raw(folder / FILE)
+    name = "\x1b[31m" + "x" * 300
+    entries[name] = {**entries.pop("model.norm.weight"), "dtype": "F12"}
+    write_raw(folder / FILE, entries, data)
+    error = refusal(lambda: brisk_native.inspect(folder, files=[FILE]))
+    assert isinstance(error, InvalidArgumentError)
+    assert error.reason == Reason.INVALID_MODEL
+    assert error.metadata["file"] == FILE
+    assert "has an unknown type" in error.message
+    assert "\x1b" not in error.message
+    assert str(tmp_path) not in error.message
+    assert len(error.message) < 300
 
 
-def test_alignment_is_told_per_tensor(tmp_path: Path) -> None:
-    entries = {
-        "odd": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
-        "off": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]},
-    }
-    write_raw(tmp_path / FILE, entries, bytes(5))
-    tensors = read_checkpoint(tmp_path, [FILE]).tensors
-    assert tensors["odd"].is_aligned
-    assert not tensors["off"].is_aligned
-
-
-def test_tensors_may_be_spread_over_files_but_not_be_in_two(tmp_path: Path) -> None:
-    one = np.ones(1, dtype=np.float32)
-    write_safetensors(tmp_path / "a.safetensors", {"x": one})
-    write_safetensors(tmp_path / "b.safetensors", {"y": one})
-    checkpoint = read_checkpoint(tmp_path, ["a.safetensors", "b.safetensors"])
-    assert {name: t.file for name, t in checkpoint.tensors.items()} == {
-        "x": "a.safetensors",
-        "y": "b.safetensors",
-    }
-    write_safetensors(tmp_path / "b.safetensors", {"x": one})
-    with pytest.raises(InvalidArgumentError, match=r"is in a\.safetensors already"):
-        read_checkpoint(tmp_path, ["a.safetensors", "b.safetensors"])
-
-
-def test_empty_tensors_are_fine(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / FILE, {"none": np.zeros((0, 3), dtype=np.float32)})
-    assert read_checkpoint(tmp_path, [FILE]).tensors["none"].size_bytes == 0
-
-
-@pytest.mark.parametrize("keep", [0, 7, 8, 30, -1])
-def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
-    write_safetensors(tmp_path / FILE, {"a": np.ones(4, dtype=np.float32)})
-    content = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(content[:keep])
-    assert "truncated" in refusal(tmp_path).message
-
-
-def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes((2**63).to_bytes(8, "little") + b"{}")
-    assert "at most 100000000" in refusal(tmp_path).message
-
-
-@pytest.mark.parametrize(
-    "header", [b"{", b"[]", b"7", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}', b'{"a": 1}']
-)
-def test_a_header_that_is_no_object_of_tensors_is_refused(tmp_path: Path, header: bytes) -> None:
-    (tmp_path / FILE).write_bytes(len(header).to_bytes(8, "little") + header)
-    refusal(tmp_path)
-
-
-GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"dtype": "F12"},
-        {"dtype": 32},
-        {"shape": [3]},
-        {"shape": [-2]},
-        {"shape": [2.0]},
-        {"shape": [True, 2]},
-        {"shape": "2"},
-        {"shape": [2**62, 2**62]},
-        {"shape": [1] * 17},
-        {"data_offsets": [8, 0]},
-        {"data_offsets": [-8, 0]},
-        {"data_offsets": [0, 8, 8]},
-        {"data_offsets": [0, 2**70]},
-        {"data_offsets": None},
-        {"data_offsets": [4, 12]},
-    ],
-)
-def test_an_entry_that_does_not_fit_the_file_is_refused_by_name(
-    tmp_path: Path, change: dict[str, object]
+@pytest.mark.parametrize("names", [[], ["../x.safetensors"], ["/etc/passwd"], ["a/b.safetensors"]])
+def test_weight_files_that_are_not_in_the_folder_are_an_invalid_model(
+    tmp_path: Path, names: list[str]
 ) -> None:
-    write_raw(tmp_path / FILE, {"weight": {**GOOD, **change}}, bytes(8))
-    assert "'weight'" in refusal(tmp_path).message
+    error = refusal(lambda: brisk_native.inspect(tmp_path, files=names))
+    assert error.reason == Reason.INVALID_MODEL
+    assert str(tmp_path) not in error.message
 
 
-def test_overlaps_gaps_and_trailing_bytes_are_refused(tmp_path: Path) -> None:
-    other = {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}
-    write_raw(tmp_path / FILE, {"a": GOOD, "b": other}, bytes(12))
-    assert "overlaps" in refusal(tmp_path).message
-    write_raw(tmp_path / FILE, {"a": GOOD, "b": {**other, "data_offsets": [12, 20]}}, bytes(20))
-    assert "gap" in refusal(tmp_path).message
-    write_raw(tmp_path / FILE, {"a": GOOD}, bytes(9))
-    assert "end at" in refusal(tmp_path).message
+def test_a_damaged_manifest_is_data_loss(tmp_path: Path) -> None:
+    folder = good_folder(tmp_path / "m")
+    (folder / "brisk.json").write_text(json.dumps({"version": 1}))
+    error = refusal(lambda: brisk_native.load_tensors(folder))
+    assert isinstance(error, DataLossError)
+    assert error.message.startswith("brisk.json ")
 
 
-def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
-    for name in ("../x.safetensors", "/etc/passwd", "a/b.safetensors"):
-        with pytest.raises(InvalidArgumentError, match="must lie in"):
-            read_checkpoint(tmp_path, [name])
+PATH = "/secret/place/model.safetensors"
 
 
-def test_a_tensors_name_is_shown_escaped_and_short(tmp_path: Path) -> None:
-    name = "\x1b[31m" + "x" * 10_000
-    header = json.dumps({name: {**GOOD, "dtype": "F12"}}).encode()
-    (tmp_path / FILE).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    message = refusal(tmp_path).message
-    assert "\x1b" not in message
-    assert len(message) < 300
+@pytest.mark.parametrize(
+    ("error", "kind", "reason", "words"),
+    [
+        (brisk_native.ChecksumError(PATH, 3, 12 << 20, "bad"), DataLossError,
+         Reason.CHECKSUM_MISMATCH, "model.safetensors: chunk 3 at offset 12582912: bad"),
+        (brisk_native.ShortReadError(PATH), DataLossError, Reason.DATA_LOSS, "shrank"),
+        (brisk_native.FileChangedError(PATH, None, "changed while it was read"), DataLossError,
+         Reason.DATA_LOSS, "model.safetensors: the file changed while it was read"),
+        (brisk_native.InvalidModelError("config.json", None, "odd"), InvalidArgumentError,
+         Reason.INVALID_MODEL, "config.json: odd"),
+        (brisk_native.UnsupportedTypeError("x", "F4"), InvalidArgumentError,
+         Reason.INVALID_MODEL, "'x': torch has no type for F4"),
+        (MemoryError(), ResourceExhaustedError, Reason.INSUFFICIENT_MEMORY, "no memory"),
+        (OSError(5, "Input/output error", PATH), UnavailableError,
+         Reason.STORE_UNREACHABLE, "Input/output error"),
+    ],
+)  # fmt: skip
+def test_each_error_has_its_type_and_reason(
+    error: Exception, kind: type[BriskError], reason: Reason, words: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    found = refusal(fail)
+    assert type(found) is kind
+    assert found.reason == reason
+    assert words in found.message
+    assert "/secret" not in found.message
 
 
-def test_a_model_without_weight_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="no weight file"):
-        read_checkpoint(tmp_path, [])
+def test_a_cancelled_load_is_given_up() -> None:
+    with pytest.raises(GivenUpError), refusals():
+        raise brisk_native.ReadCancelledError(0)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brisk_native import load_model
 
 from services.worker.decoder import TransformersDecoder, decoder_facts
 from services.worker.engine import DeviceEngine
 from tests.models import KINDS, reference_greedy
 from tests.unit.worker.doubles import ListSink, job
-from tests.unit.worker.test_loader import load
 
 PROMPTS = ((5,), (17, 400, 23, 1000, 6, 6, 90), tuple(range(40, 90)))
 TOKENS = 24
@@ -24,7 +24,7 @@ def test_greedy_tokens_equal_those_of_generate(
     engine = DeviceEngine("cpu:0")
     engine.start()
     try:
-        engine.load("i", TransformersDecoder(load(folder)[0].model))
+        engine.load("i", TransformersDecoder(load_model(folder)))
         sinks = [ListSink() for _ in PROMPTS]
         for index, (prompt, sink) in enumerate(zip(PROMPTS, sinks, strict=True)):
             engine.add(job(f"s{index}", prompt, tokens=TOKENS, sink=sink))
@@ -40,7 +40,7 @@ def test_greedy_tokens_equal_those_of_generate(
 def test_a_prompt_shown_in_pieces_gives_the_same_logits(
     kind: str, tiny_model: Callable[[str], Path]
 ) -> None:
-    decoder = TransformersDecoder(load(tiny_model(kind))[0].model)
+    decoder = TransformersDecoder(load_model(tiny_model(kind)))
     ids = tuple(range(30, 60))
     whole = decoder.open().step(ids)
     strand = decoder.open()
@@ -55,7 +55,7 @@ def test_the_facts_are_those_of_the_model_and_its_folder(
     tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = tiny_model("llama")
-    model = load(folder)[0].model
+    model = load_model(folder)
     facts = decoder_facts(model, folder)
     assert facts.vocabulary == 1024
     assert facts.context_tokens_max == 256

@@ -9,9 +9,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import brisk_native
 import pytest
+from brisk_native import _reading
 
 from services.common.errors import (
     BriskError,
@@ -75,17 +77,15 @@ def house(tmp_path: Path, tiny_model: Callable[[str], Path], executor: ThreadPoo
 def buffers(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[object]]:
     """Return references, growing, to the memory of every file that is read."""
     seen: list[weakref.ref[object]] = []
-    real = memoryview
+    real = brisk_native.read_file
 
-    class Seen:
-        """Stands in for the built-in where weights.py makes its views."""
+    def read_file(*args: Any, **kwargs: Any) -> tuple[memoryview, brisk_native.ReadResult]:
+        buffer, result = real(*args, **kwargs)
+        view = memoryview(buffer)
+        seen.append(weakref.ref(view))
+        return view, result
 
-        def __new__(cls, buffer: brisk_native.FileBuffer) -> memoryview:  # type: ignore[misc]
-            view = real(buffer)
-            seen.append(weakref.ref(view))
-            return view
-
-    monkeypatch.setattr("services.worker.weights.memoryview", Seen, raising=False)
+    monkeypatch.setattr(_reading, "read_file", read_file)
     return seen
 
 
@@ -221,18 +221,27 @@ class Stuck:
         self.has_begun = threading.Event()
         self.was_given_up = False
 
-    def read_file(self, *_: object, cancel: brisk_native.CancelToken, **__: object) -> None:
+    def read_file(
+        self,
+        *_: object,
+        cancel: brisk_native.CancelToken,
+        progress: Callable[[int], None],
+        **__: object,
+    ) -> None:
         self.has_begun.set()
-        while not cancel.cancelled:
-            threading.Event().wait(0.001)
-        self.was_given_up = True
+        try:
+            while not cancel.cancelled:
+                progress(0)
+                threading.Event().wait(0.001)
+        finally:
+            self.was_given_up = True
         raise brisk_native.ReadCancelledError(0)
 
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Stuck:
     stuck = Stuck()
-    monkeypatch.setattr(brisk_native, "read_file", stuck.read_file)
+    monkeypatch.setattr(_reading, "read_file", stuck.read_file)
     return stuck
 
 
@@ -272,7 +281,7 @@ async def test_what_goes_wrong_with_the_disk_or_memory_is_told_apart(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(brisk_native, "read_file", fail)
+    monkeypatch.setattr(_reading, "read_file", fail)
     with pytest.raises(BriskError) as refused:
         await house.start()
     assert refused.value.reason == reason

@@ -15,65 +15,67 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from services.common.names import shorten
-from services.worker.checkpoint import Checkpoint, StoredTensor, invalid_model
-from services.worker.dtypes import TORCH_DTYPES
+from brisk_native._types import InvalidModelError, TensorInfo, shown
+from brisk_native._views import torch_shape, torch_type
+from brisk_native._weights import WeightFile, Weights
+
+_FILES_SHOWN_MAX = 3
 
 
 def compare(
     model: PreTrainedModel,
     expected: Mapping[str, torch.Tensor],
     targets: Mapping[str, str],
-    checkpoint: Checkpoint,
+    weights: Weights,
 ) -> frozenset[str]:
     """Return the tensors that are missing by right: the model initializes them itself.
 
-    `targets` says which parameter each stored tensor is. Raises InvalidArgumentError
-    (INVALID_MODEL) naming file, tensor, expected and found.
+    `targets` says which parameter each stored tensor is. Raises InvalidModelError naming file,
+    tensor, expected and found.
     """
-    found: dict[str, StoredTensor] = {}
+    stored = weights.tensors
+    found: dict[str, tuple[WeightFile, TensorInfo]] = {}
     for name, target in targets.items():
-        tensor = checkpoint.tensors[name]
+        file, _ = stored[name]
         if target in found:
-            problem = f"stands for the same parameter as {shorten(found[target].name)}"
-            raise invalid_model(tensor.file, problem, tensor=name)
-        found[target] = tensor
+            reason = f"stands for the same parameter as {shown(found[target][1].name)}"
+            raise InvalidModelError(file.name, name, reason)
+        found[target] = stored[name]
     for target in sorted(expected.keys() & found.keys()):
-        _refuse_misfit(found[target], expected[target])
+        _refuse_misfit(*found[target], expected[target])
     missing, unexpected = _not_excused(
         model, expected.keys() - found.keys(), found.keys() - expected.keys()
     )
     if unexpected:
-        worst = found[min(unexpected)]
-        raise invalid_model(worst.file, _unexpected(model, len(unexpected)), tensor=worst.name)
-    _refuse_missing(model, missing, expected, checkpoint)
+        file, worst = found[min(unexpected)]
+        raise InvalidModelError(file.name, worst.name, _unexpected(model, len(unexpected)))
+    _refuse_missing(model, missing, expected, weights)
     return frozenset(expected.keys() - found.keys()) - _tied(model, found)
 
 
 def compare_converted(
-    model: PreTrainedModel, dtype: torch.dtype, checkpoint: Checkpoint
+    model: PreTrainedModel, dtype: torch.dtype, weights: Weights
 ) -> frozenset[str]:
     """Do the same for an architecture whose stored tensors are merged or split.
 
     Lets transformers do it once on tensors without memory and takes its word.
     """
     stored = {
-        tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
-        for tensor in checkpoint.tensors.values()
+        name: torch.empty(torch_shape(tensor), dtype=torch_type(tensor), device="meta")
+        for name, (_, tensor) in weights.tensors.items()
     }
     expected = dict(model.state_dict())
     info = convert(model, stored, dtype, device="meta")
-    file = checkpoint.files[0].name
+    file = weights.files[0].name
     for name, shape, wanted in sorted(info.mismatched_keys):
-        problem = f"has shape {list(shape)}, expected {list(wanted)}"
-        raise invalid_model(file, problem, tensor=name)
+        raise _misfit(file, name, "shape", str(list(wanted)), str(list(shape)))
     for name, problem in sorted(info.conversion_errors.items()):
-        raise invalid_model(file, f"cannot be converted: {problem[:200]}", tensor=name)
+        raise InvalidModelError(file, name, f"cannot be converted: {problem[:200]}")
     found = expected.keys() - info.missing_keys
     missing, unexpected = _not_excused(model, info.missing_keys, info.unexpected_keys)
     if unexpected:
-        raise invalid_model(file, _unexpected(model, len(unexpected)), tensor=min(unexpected))
-    _refuse_missing(model, missing, expected, checkpoint)
+        raise InvalidModelError(file, min(unexpected), _unexpected(model, len(unexpected)))
+    _refuse_missing(model, missing, expected, weights)
     return frozenset(info.missing_keys) - _tied(model, found)
 
 
@@ -92,30 +94,35 @@ def convert(
     return info
 
 
-def _refuse_misfit(tensor: StoredTensor, expected: torch.Tensor) -> None:
+def _misfit(file: str, tensor: str, what: str, expected: str, found: str) -> InvalidModelError:
+    reason = f"has {what} {found}, expected {expected}"
+    return InvalidModelError(file, tensor, reason, expected=expected, found=found)
+
+
+def _refuse_misfit(file: WeightFile, tensor: TensorInfo, expected: torch.Tensor) -> None:
     if tensor.shape != tuple(expected.shape):
-        problem = f"has shape {list(tensor.shape)}, expected {list(expected.shape)}"
-        raise invalid_model(tensor.file, problem, tensor=tensor.name)
-    if TORCH_DTYPES[tensor.dtype].is_floating_point != expected.is_floating_point():
+        shapes = str(list(expected.shape)), str(list(tensor.shape))
+        raise _misfit(file.name, tensor.name, "shape", *shapes)
+    if torch_type(tensor).is_floating_point != expected.is_floating_point():
         wanted = str(expected.dtype).removeprefix("torch.")
-        problem = f"has type {tensor.dtype}, expected {wanted}"
-        raise invalid_model(tensor.file, problem, tensor=tensor.name)
+        raise _misfit(file.name, tensor.name, "type", wanted, tensor.dtype)
 
 
 def _refuse_missing(
     model: PreTrainedModel,
     missing: Collection[str],
     expected: Mapping[str, torch.Tensor],
-    checkpoint: Checkpoint,
+    weights: Weights,
 ) -> None:
     if missing:
         worst = min(missing)
-        files = ", ".join(file.name for file in checkpoint.files[:3])
-        problem = (
-            f"is missing, {type(model).__name__} expects it with shape "
-            f"{list(expected[worst].shape)} ({len(missing)} such tensors)"
+        files = ", ".join(file.name for file in weights.files[:_FILES_SHOWN_MAX])
+        shape = str(list(expected[worst].shape))
+        reason = (
+            f"is missing, {type(model).__name__} expects it with shape {shape} "
+            f"({len(missing)} such tensors)"
         )
-        raise invalid_model(files, problem, tensor=worst)
+        raise InvalidModelError(files, worst, reason, expected=shape)
 
 
 def _unexpected(model: PreTrainedModel, count: int) -> str:

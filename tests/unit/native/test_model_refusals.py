@@ -5,34 +5,31 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import brisk_native
 import pytest
 import torch
+from brisk_native import InvalidHeaderError, InvalidModelError
+from brisk_native.model import DefaultDtype, Skeleton, build_skeleton
 
-from services.common.errors import InvalidArgumentError, Reason
-from services.worker.checkpoint import read_checkpoint
-from services.worker.dtypes import DefaultDtype
-from services.worker.skeleton import Skeleton, build_skeleton
 from tests.broken_models import BROKEN, broken_folder, good_folder, read_raw, write_raw
-from tests.unit.worker.test_loader import span
+from tests.unit.native.test_model import span
 
 FILE = "model.safetensors"
-# What the store manager refuses before a worker sees it: the folder's layout.
-LAYOUT = {"only-pickle", "without-weights"} | {
+# What is refused before the model is built: the folder's layout and the files' headers.
+LAYOUT = {"only_pickle", "without_weights"} | {
     kind for kind in BROKEN if "shard" in kind or "index" in kind
 }
 
 
 def build(folder: Path) -> Skeleton:
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    return build_skeleton(read_checkpoint(folder, names))
+    return build_skeleton(folder, brisk_native.inspect(folder))
 
 
-def refusal(folder: Path) -> str:
-    with pytest.raises(InvalidArgumentError) as refused:
-        build(folder)
-    assert refused.value.reason == Reason.INVALID_MODEL
-    assert str(folder) not in refused.value.message
-    return refused.value.message
+def refusal(folder: Path) -> InvalidModelError:
+    with pytest.raises(InvalidModelError) as refused:
+        brisk_native.load_model(folder)
+    assert str(folder) not in str(refused.value)
+    return refused.value
 
 
 def change_config(folder: Path, **fields: object) -> None:
@@ -56,7 +53,8 @@ def test_a_good_folder_has_a_skeleton_without_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", sorted(set(BROKEN) - LAYOUT))
 def test_every_kind_of_broken_model_is_refused(tmp_path: Path, kind: str) -> None:
-    refusal(broken_folder(tmp_path / "m", kind))
+    with pytest.raises((InvalidModelError, InvalidHeaderError)):
+        brisk_native.load_model(broken_folder(tmp_path / "m", kind))
 
 
 def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
@@ -65,19 +63,19 @@ def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(tmp_path: Path) -
     entries, data = read_raw(folder / FILE)
     entries["model.norm.weight"]["shape"] = [1, *shape]
     write_raw(folder / FILE, entries, data)
-    message = refusal(folder)
-    assert FILE in message
-    assert "'model.norm.weight'" in message
-    assert f"has shape {[1, *shape]}, expected {shape}" in message
+    error = refusal(folder)
+    assert (error.file, error.tensor) == (FILE, "model.norm.weight")
+    assert (error.expected, error.found) == (str(shape), str([1, *shape]))
+    assert str(error).endswith(f"has shape {[1, *shape]}, expected {shape}")
 
 
 def test_a_missing_tensor_is_named_with_its_shape(tmp_path: Path) -> None:
     folder = good_folder(tmp_path / "m")
     rename(folder, "model.norm.weight", None)
-    message = refusal(folder)
-    assert "'model.norm.weight'" in message
-    assert "is missing" in message
-    assert "(1 such tensors)" in message
+    error = refusal(folder)
+    assert (error.tensor, error.expected, error.found) == ("model.norm.weight", "[32]", None)
+    assert "is missing" in error.reason
+    assert "(1 such tensors)" in error.reason
 
 
 def test_an_unexpected_tensor_is_named(tmp_path: Path) -> None:
@@ -89,7 +87,7 @@ def test_an_unexpected_tensor_is_named(tmp_path: Path) -> None:
         "data_offsets": [len(data), len(data) + 4],
     }
     write_raw(folder / FILE, entries, data + bytes(4))
-    assert "'model.extra.weight'" in refusal(folder)
+    assert refusal(folder).tensor == "model.extra.weight"
 
 
 def test_a_tensor_of_integers_where_numbers_belong_is_refused(tmp_path: Path) -> None:
@@ -97,7 +95,7 @@ def test_a_tensor_of_integers_where_numbers_belong_is_refused(tmp_path: Path) ->
     entries, data = read_raw(folder / FILE)
     entries["model.norm.weight"]["dtype"] = "I32"
     write_raw(folder / FILE, entries, data)
-    assert "has type I32, expected float32" in refusal(folder)
+    assert "has type I32, expected float32" in refusal(folder).reason
 
 
 def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
@@ -108,7 +106,7 @@ def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
     size = end - start
     entries["norm.weight"] = {**norm, "data_offsets": [len(data), len(data) + size]}
     write_raw(folder / FILE, entries, data + bytes(size))
-    assert "stands for the same parameter" in refusal(folder)
+    assert "stands for the same parameter" in refusal(folder).reason
 
 
 @pytest.mark.parametrize(
@@ -127,8 +125,7 @@ def test_a_config_that_means_no_model_of_ours_is_refused(
 ) -> None:
     folder = good_folder(tmp_path / "m")
     change_config(folder, **fields)
-    message = refusal(folder)
-    assert words in message
+    assert words in str(refusal(folder))
 
 
 def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:

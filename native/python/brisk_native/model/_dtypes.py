@@ -1,4 +1,4 @@
-"""Types of tensors: how safetensors spells them, and a default that holds for one thread only."""
+"""Types by name, and a default type for new tensors that holds for one thread only."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ from typing import Any, Final
 import torch
 from torch.overrides import TorchFunctionMode
 
-TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-}
 _FLOATS: Final = frozenset(
     {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.linspace, torch.eye}
 )
 _BY_VALUE: Final = frozenset({torch.full, torch.tensor, torch.arange, torch.scalar_tensor})
+
+
+def named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return torch's type of that name; None for None. Raises ValueError if it is no float."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"a model computes in a floating-point type of torch, not {dtype!r}")
+    return found
 
 
 class DefaultDtype(TorchFunctionMode):
