@@ -47,8 +47,6 @@ std::uint32_t step_by_table(std::uint32_t state, std::byte byte) {
   return kSlices[0][(state ^ std::to_integer<std::uint32_t>(byte)) & 0xFF] ^ (state >> 8);
 }
 
-#if defined(BRISK_CRC32C_TARGET)
-
 constexpr std::uint32_t multiply(std::uint32_t a, std::uint32_t b) {
   std::uint32_t product = 0;
   for (std::uint32_t bit = kOne; bit != 0; bit >>= 1) {
@@ -66,6 +64,8 @@ constexpr std::uint32_t power_of_x(std::uint64_t exponent) {
   }
   return result;
 }
+
+#if defined(BRISK_CRC32C_TARGET)
 
 // Appends `Length` zero bytes to the message behind a remainder.
 template <std::size_t Length>
@@ -185,6 +185,12 @@ std::uint32_t crc32c_by_table(std::span<const std::byte> data, std::uint32_t val
   }
   for (const std::byte byte : data) state = step_by_table(state, byte);
   return ~state;
+}
+
+std::uint32_t crc32c_joined(std::uint32_t first, std::uint32_t second,
+                            std::uint64_t second_bytes) noexcept {
+  // Both are complemented at either end, which cancels out when they are added.
+  return multiply(first, power_of_x(8 * second_bytes)) ^ second;
 }
 
 }  // namespace brisk

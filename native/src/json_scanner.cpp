@@ -93,7 +93,7 @@ std::optional<Escape> read_escape(std::span<const char> text) {
 }  // namespace
 
 JsonFault::JsonFault(std::size_t offset, const std::string& problem)
-    : std::runtime_error("at byte " + std::to_string(offset) + " of the header: " + problem) {}
+    : std::runtime_error("at byte " + std::to_string(offset) + ": " + problem) {}
 
 void JsonScanner::expect(char sign) {
   if (!take(sign)) throw JsonFault(at_, std::string("there must be '") + sign + "'");
@@ -154,6 +154,93 @@ std::uint64_t JsonScanner::integer(std::uint64_t max) {
     ++at_;
   } while (!is_zero && at_ < text_.size() && is_digit(text_[at_]));
   return value;
+}
+
+void JsonNames::add(std::string_view name, std::size_t offset) {
+  if (name.size() > kSkippedNameBytesMax) {
+    throw JsonFault(offset,
+                    "a name of more than " + std::to_string(kSkippedNameBytesMax) + " bytes");
+  }
+  if (names_.size() == kSkippedMembersMax) {
+    throw JsonFault(offset,
+                    "an object of more than " + std::to_string(kSkippedMembersMax) + " members");
+  }
+  if (std::find(names_.begin(), names_.end(), name) != names_.end()) {
+    throw JsonFault(offset, "a name that is there twice");
+  }
+  names_.push_back(name);
+}
+
+void JsonScanner::skip(unsigned depth) {
+  skip_space();
+  const char sign = at_ < text_.size() ? text_[at_] : '\0';
+  if (sign == '{' || sign == '[') {
+    if (depth == kSkippedDepthMax) {
+      throw JsonFault(at_, "nested deeper than " + std::to_string(kSkippedDepthMax));
+    }
+    ++at_;
+    if (sign == '{') {
+      skip_members(depth + 1);
+    } else {
+      skip_elements(depth + 1);
+    }
+  } else if (sign == '"') {
+    static_cast<void>(string());
+  } else if (!skip_word("true") && !skip_word("false") && !skip_word("null")) {
+    skip_number();
+  }
+}
+
+void JsonScanner::skip_members(unsigned depth) {
+  if (take('}')) return;
+  JsonNames names;
+  do {
+    const std::size_t begin = at_;
+    names.add(string(), begin);
+    expect(':');
+    skip(depth);
+  } while (take(','));
+  expect('}');
+}
+
+void JsonScanner::skip_elements(unsigned depth) {
+  if (take(']')) return;
+  do {
+    skip(depth);
+  } while (take(','));
+  expect(']');
+}
+
+void JsonScanner::skip_number() {
+  const std::size_t begin = at_;
+  const auto refuse = [begin] { throw JsonFault(begin, "there must be a value"); };
+  if (at_ < text_.size() && text_[at_] == '-') ++at_;
+  const std::size_t first = at_;
+  const std::size_t digits = skip_digits();
+  if (digits == 0 || (digits > 1 && text_[first] == '0')) refuse();
+  if (at_ < text_.size() && text_[at_] == '.') {
+    ++at_;
+    if (skip_digits() == 0) refuse();
+  }
+  if (at_ < text_.size() && (text_[at_] == 'e' || text_[at_] == 'E')) {
+    ++at_;
+    if (at_ < text_.size() && (text_[at_] == '+' || text_[at_] == '-')) ++at_;
+    if (skip_digits() == 0) refuse();
+  }
+}
+
+bool JsonScanner::skip_word(std::string_view word) noexcept {
+  if (std::string_view(text_.data() + at_, text_.size() - at_).substr(0, word.size()) != word) {
+    return false;
+  }
+  at_ += word.size();
+  return true;
+}
+
+std::size_t JsonScanner::skip_digits() noexcept {
+  const std::size_t begin = at_;
+  while (at_ < text_.size() && is_digit(text_[at_])) ++at_;
+  return at_ - begin;
 }
 
 void JsonScanner::expect_end() {

@@ -1,4 +1,4 @@
-// Reads the few kinds of JSON that a safetensors header may hold, in place and without recursion.
+// Reads the few kinds of JSON that a safetensors header or a manifest may hold, in place.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,25 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace brisk {
+
+// What `JsonScanner::skip` steps over at most: lists and objects within each other, members of one
+// object, and bytes of a member's name.
+inline constexpr unsigned kSkippedDepthMax = 8;
+inline constexpr std::size_t kSkippedMembersMax = 64;
+inline constexpr std::size_t kSkippedNameBytesMax = 256;
+
+// Refuses an object with a name twice, with too many or with too long ones.
+class JsonNames {
+ public:
+  // Throws JsonFault at `offset`.
+  void add(std::string_view name, std::size_t offset);
+
+ private:
+  std::vector<std::string_view> names_;
+};
 
 // The text is not what the caller expected at `offset`.
 class JsonFault : public std::runtime_error {
@@ -36,8 +53,12 @@ class JsonScanner {
   [[nodiscard]] std::string_view string();
   // Returns the integer that comes next, from 0 to `max`. Throws JsonFault.
   [[nodiscard]] std::uint64_t integer(std::uint64_t max);
+  // Steps over one value of any kind, within the limits above. Throws JsonFault.
+  void skip(unsigned depth = 0);
   // Throws JsonFault if anything but white space is left.
   void expect_end();
+  // Where the next byte lies, for JsonFault.
+  [[nodiscard]] std::size_t offset() const noexcept { return at_; }
 
  private:
   void skip_space() noexcept {
@@ -46,6 +67,11 @@ class JsonScanner {
   [[nodiscard]] static bool is_space(char sign) noexcept {
     return sign == ' ' || sign == '\n' || sign == '\r' || sign == '\t';
   }
+  void skip_members(unsigned depth);
+  void skip_elements(unsigned depth);
+  void skip_number();
+  [[nodiscard]] bool skip_word(std::string_view word) noexcept;
+  [[nodiscard]] std::size_t skip_digits() noexcept;
   [[nodiscard]] std::string_view decode(std::size_t begin, std::size_t end, std::size_t quote);
 
   std::span<char> text_;

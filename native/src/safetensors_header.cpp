@@ -260,6 +260,7 @@ SafetensorsHeader::SafetensorsHeader(std::unique_ptr<char[]> json, std::uint64_t
                metadata_)
       .parse();
   order_and_check_cover();
+  check_padding();
 }
 
 SafetensorsHeader SafetensorsHeader::read(const std::filesystem::path& path,
@@ -309,6 +310,20 @@ void SafetensorsHeader::order_and_check_cover() {
   }
   if (reached < data_bytes) {
     refuse("has " + text(data_bytes - reached) + " bytes that belong to no tensor");
+  }
+}
+
+// Padding is hidden from whoever looks at the model: it must not be a place to hide things.
+void SafetensorsHeader::check_padding() {
+  stored_form_ = std::find(metadata_.begin(), metadata_.end(),
+                           Metadata::value_type(kFormKey, kForm)) != metadata_.end();
+  for (const HeaderTensor& tensor : tensors_) {
+    if (!is_padding(tensor)) continue;
+    if (tensor.dtype->name != "U8" || tensor.shape.size() != 1 ||
+        tensor.end - tensor.begin >= kStoredAlignment) {
+      refuse(tensor.name, "is padding, which must be U8 of one dimension and fewer than " +
+                              text(kStoredAlignment) + " bytes");
+    }
   }
 }
 

@@ -64,3 +64,13 @@ TEST("a checksum can be continued at any split") {
     CHECK(brisk::crc32c_by_table(back, brisk::crc32c(front)) == whole);
   }
 }
+
+TEST("the checksum of two parts is that of both together") {
+  const scratch::Bytes bytes = scratch::noise(70'000);
+  const std::span<const std::byte> all(bytes);
+  for (const std::size_t first : {std::size_t{0}, std::size_t{1}, std::size_t{4097}, all.size()}) {
+    const std::uint32_t a = brisk::crc32c(all.first(first));
+    const std::uint32_t b = brisk::crc32c(all.subspan(first));
+    CHECK(brisk::crc32c_joined(a, b, all.size() - first) == brisk::crc32c(all));
+  }
+}

@@ -217,3 +217,16 @@ TEST("a file is read no further than its header, and one that shrinks is a short
   scratch::write(path, std::span<const std::byte>());
   CHECK_THROWS(InvalidHeader, SafetensorsHeader::read(path));
 }
+
+TEST("padding is told from a tensor of its name by the form alone") {
+  constexpr std::string_view kPadding = R"("__brisk_padding__.0":)";
+  const std::string entry_text =
+      joined({kPadding, R"({"dtype":"U8","shape":[3],"data_offsets":[0,3]})"});
+  const std::string form = R"("__metadata__":{"a":"b","brisk_form":"1"})";
+  const SafetensorsHeader stored = parse(header_of({entry_text, form}), 3);
+  CHECK(stored.is_stored_form());
+  CHECK(stored.is_padding(stored.tensors()[0]));
+  const SafetensorsHeader other = parse(header_of({entry_text}), 3);
+  CHECK(!other.is_stored_form());
+  CHECK(!other.is_padding(other.tensors()[0]));
+}

@@ -16,6 +16,10 @@ namespace brisk {
 [[nodiscard]] std::uint32_t crc32c_by_table(std::span<const std::byte> data,
                                             std::uint32_t value = 0) noexcept;
 
+// Returns the checksum of a + b from those of a and b, the latter of fewer than 2^61 bytes.
+[[nodiscard]] std::uint32_t crc32c_joined(std::uint32_t first, std::uint32_t second,
+                                          std::uint64_t second_bytes) noexcept;
+
 // True if `crc32c` runs on the processor's instruction. Found out once, at the first call.
 [[nodiscard]] bool crc32c_in_hardware() noexcept;
 

@@ -29,6 +29,13 @@ inline constexpr std::size_t kHeaderRankMax = 16;
 inline constexpr std::size_t kHeaderMetadataMax = 10'000;      // entries
 inline constexpr std::uint64_t kHeaderIntegerMax = INT64_MAX;  // file offsets are signed
 
+// The stored form (ADR 0006) fills its gaps with tensors that are no part of the model. They count
+// as such in files whose metadata says that they are of the stored form, and nowhere else.
+inline constexpr std::string_view kFormKey = "brisk_form";
+inline constexpr std::string_view kForm = "1";
+inline constexpr std::string_view kPaddingPrefix = "__brisk_padding__.";
+inline constexpr std::uint64_t kStoredAlignment = 256;  // a gap has fewer bytes
+
 // The header is not one. `tensor` is the one at fault, if the fault lies in one.
 class InvalidHeader : public std::runtime_error {
  public:
@@ -76,10 +83,17 @@ class SafetensorsHeader {
   [[nodiscard]] static SafetensorsHeader parse(std::span<const std::byte> bytes,
                                                std::uint64_t file_bytes);
 
-  // In the order of their bytes; those without bytes in the order of the header.
+  // In the order of their bytes; those without bytes in the order of the header. Padding is among
+  // them.
   [[nodiscard]] std::span<const HeaderTensor> tensors() const noexcept { return tensors_; }
   // In the order of the header.
   [[nodiscard]] const Metadata& metadata() const noexcept { return metadata_; }
+  // True if the file says that it is of the stored form.
+  [[nodiscard]] bool is_stored_form() const noexcept { return stored_form_; }
+  // True if `tensor` fills a gap of the stored form.
+  [[nodiscard]] bool is_padding(const HeaderTensor& tensor) const noexcept {
+    return stored_form_ && tensor.name.starts_with(kPaddingPrefix);
+  }
   // Where the tensors' bytes begin in the file.
   [[nodiscard]] std::uint64_t data_offset() const noexcept { return data_offset_; }
   // The size of the file that the header was checked against.
@@ -89,6 +103,7 @@ class SafetensorsHeader {
   SafetensorsHeader(std::unique_ptr<char[]> text, std::uint64_t text_bytes,
                     std::uint64_t file_bytes);
   void order_and_check_cover();
+  void check_padding();
 
   std::unique_ptr<char[]> text_;
   std::unique_ptr<std::uint64_t[]> dimensions_;  // of all shapes, one after another
@@ -96,6 +111,7 @@ class SafetensorsHeader {
   Metadata metadata_;
   std::uint64_t data_offset_;
   std::uint64_t file_bytes_;
+  bool stored_form_ = false;
 };
 
 }  // namespace brisk

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from brisk_native._header import LENGTH_BYTES, json_bytes, parse
+from brisk_native._manifest_text import check_bytes, parse_text
 from brisk_native._types import (
     CHUNK_BYTES,
     THREADS_MAX,
     ChecksumError,
     Header,
+    Manifest,
     ReadCancelledError,
     ReadResult,
     ShortReadError,
@@ -193,6 +195,31 @@ def parse_header_bytes(
             raise BufferError("underlying buffer is not C-contiguous")
         with view.cast("B") as octets:
             return parse(os.fspath(path), octets, file_bytes)
+
+
+def parse_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Return what a manifest (brisk.json) says of the files beside it, checked by itself.
+
+    Raises InvalidCheckpointError naming file and reason, and OSError and ShortReadError as
+    `read_file` does.
+    """
+    with _open_source(path) as (fd, size):
+        check_bytes(os.fspath(path), size)
+        text = bytearray(size)
+        with memoryview(text) as view:
+            _fill(fd, view, 0, path)
+    return parse_manifest_bytes(text, path)
+
+
+def parse_manifest_bytes(data: Buffer, path: str | os.PathLike[str] = "<memory>") -> Manifest:
+    """Return what the text of a manifest says; `path` names the file in errors.
+
+    Raises InvalidCheckpointError, and BufferError if the bytes are not contiguous.
+    """
+    with memoryview(data) as view:
+        if not view.c_contiguous:
+            raise BufferError("underlying buffer is not C-contiguous")
+        return parse_text(os.fspath(path), view.tobytes())
 
 
 def _make_table() -> tuple[int, ...]:

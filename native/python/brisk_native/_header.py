@@ -12,10 +12,14 @@ from typing import Final, NoReturn
 from brisk_native._scanner import JsonFault, JsonScanner
 from brisk_native._types import (
     DTYPE_BITS,
+    FORM,
+    FORM_KEY,
     HEADER_BYTES_MAX,
     METADATA_MAX,
     NAME_BYTES_MAX,
+    PADDING_PREFIX,
     RANK_MAX,
+    STORED_ALIGNMENT,
     TENSORS_MAX,
     Header,
     InvalidHeaderError,
@@ -66,6 +70,15 @@ class _Entry:
     begin: int = 0
     end: int = 0
 
+    def info(self, data_offset: int) -> TensorInfo:
+        return TensorInfo(
+            name=self.name,
+            dtype=self.dtype,
+            shape=self.shape,
+            offset=data_offset + self.begin,
+            size_bytes=self.end - self.begin,
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class _Parser:
@@ -85,21 +98,20 @@ class _Parser:
         self._refuse_repeated_names()
         self.entries.sort(key=lambda entry: (entry.begin, entry.end))
         self._check_cover(file_bytes - data_offset)
-        tensors = tuple(
-            TensorInfo(
-                name=entry.name,
-                dtype=entry.dtype,
-                shape=entry.shape,
-                offset=data_offset + entry.begin,
-                size_bytes=entry.end - entry.begin,
-            )
-            for entry in self.entries
-        )
+        is_stored_form = (FORM_KEY, FORM) in (self.metadata or ())
+        tensors: list[TensorInfo] = []
+        padding: list[TensorInfo] = []
+        for entry in self.entries:
+            is_padding = is_stored_form and entry.name.startswith(PADDING_PREFIX)
+            if is_padding:
+                self._check_padding(entry)
+            (padding if is_padding else tensors).append(entry.info(data_offset))
         return Header(
             data_offset=data_offset,
             file_bytes=file_bytes,
-            tensors=tensors,
+            tensors=tuple(tensors),
             metadata=dict(self.metadata or ()),
+            padding=tuple(padding),
         )
 
     def _members(self) -> None:
@@ -212,6 +224,15 @@ class _Parser:
             reason = (
                 f"takes {bits // 8} bytes by type and shape, "
                 f"but lies at {entry.begin} to {entry.end}"
+            )
+            _refuse(self.path, reason, entry.name)
+
+    def _check_padding(self, entry: _Entry) -> None:
+        is_short = entry.end - entry.begin < STORED_ALIGNMENT
+        if entry.dtype != "U8" or len(entry.shape) != 1 or not is_short:
+            reason = (
+                "is padding, which must be U8 of one dimension and fewer than "
+                f"{STORED_ALIGNMENT} bytes"
             )
             _refuse(self.path, reason, entry.name)
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         crc32c,
         parse_header,
         parse_header_bytes,
+        parse_manifest,
+        parse_manifest_bytes,
         read_file,
     )
 
@@ -33,6 +35,8 @@ else:
     crc32c = _chosen.crc32c
     parse_header = _chosen.parse_header
     parse_header_bytes = _chosen.parse_header_bytes
+    parse_manifest = _chosen.parse_manifest
+    parse_manifest_bytes = _chosen.parse_manifest_bytes
     read_file = _chosen.read_file
 
 __all__ = [
@@ -44,5 +48,7 @@ __all__ = [
     "crc32c",
     "parse_header",
     "parse_header_bytes",
+    "parse_manifest",
+    "parse_manifest_bytes",
     "read_file",
 ]

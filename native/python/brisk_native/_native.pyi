@@ -6,7 +6,7 @@ from typing import Final, final
 
 from typing_extensions import Buffer
 
-from brisk_native._types import Header, ReadResult
+from brisk_native._types import Header, Manifest, ReadResult
 
 CRC32C_IN_HARDWARE: Final[bool]
 
@@ -49,3 +49,5 @@ def parse_header(path: str | os.PathLike[str]) -> Header: ...
 def parse_header_bytes(
     data: Buffer, file_bytes: int, path: str | os.PathLike[str] = "<memory>"
 ) -> Header: ...
+def parse_manifest(path: str | os.PathLike[str]) -> Manifest: ...
+def parse_manifest_bytes(data: Buffer, path: str | os.PathLike[str] = "<memory>") -> Manifest: ...

@@ -1,14 +1,14 @@
 """JSON of a known shape in plain Python: the mirror of src/json_scanner.cpp, fault by fault.
 
 The caller says what must come next, so that what nests deeper than expected, or is of another
-kind, is a fault at its first byte; there is no recursion and nothing is built that was not asked
-for.
+kind, is a fault at its first byte, and nothing is built that was not asked for.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Final, NoReturn
 
 _SPACE: Final = re.compile(rb"[ \n\r\t]*")
@@ -16,7 +16,13 @@ _STRING: Final = re.compile(
     rb'"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+)"', re.DOTALL
 )
 _INTEGER: Final = re.compile(rb"0|[1-9][0-9]*+")
+_NUMBER: Final = re.compile(
+    rb"-?(?:0|[1-9][0-9]*+)(?![0-9])(?:\.[0-9]++|(?!\.))(?:[eE][+-]?[0-9]++|(?![eE]))"
+)
 _DIGITS_MAX: Final = 20
+_DEPTH_MAX: Final = 8
+_MEMBERS_MAX: Final = 64
+_NAME_BYTES_MAX: Final = 256
 
 
 class JsonFault(Exception):  # noqa: N818 - it is turned into a typed error before anyone sees it
@@ -78,9 +84,74 @@ class JsonScanner:
         if self._at < len(self._text):
             self._fault("there must be nothing more")
 
+    def members(self) -> Iterator[str]:
+        """Yield the names of the object that comes next; the caller steps over each value.
+
+        Raises JsonFault, also for a name that is there twice, and beyond the limits.
+        """
+        self.expect(b"{")
+        if self.take(b"}"):
+            return
+        names: set[str] = set()
+        more = True
+        while more:
+            begin = self._at
+            name = self.string()
+            self._add(names, name, begin)
+            self.expect(b":")
+            yield name
+            more = self.take(b",")
+        self.expect(b"}")
+
+    def skip(self, depth: int = 0) -> None:
+        """Step over one value of any kind. Raises JsonFault."""
+        self._skip_space()
+        sign = self._text[self._at : self._at + 1]
+        if sign in {b"{", b"["}:
+            if depth == _DEPTH_MAX:
+                self._fault(f"nested deeper than {_DEPTH_MAX}")
+            if sign == b"{":
+                for _ in self.members():
+                    self.skip(depth + 1)
+            else:
+                self._skip_elements(depth + 1)
+        elif sign == b'"':
+            self.string()
+        elif not any(self._skip_word(word) for word in (b"true", b"false", b"null")):
+            self._skip_number()
+
+    def _add(self, names: set[str], name: str, begin: int) -> None:
+        if len(name.encode()) > _NAME_BYTES_MAX:
+            raise JsonFault(f"at byte {begin}: a name of more than {_NAME_BYTES_MAX} bytes")
+        if len(names) == _MEMBERS_MAX:
+            raise JsonFault(f"at byte {begin}: an object of more than {_MEMBERS_MAX} members")
+        if name in names:
+            raise JsonFault(f"at byte {begin}: a name that is there twice")
+        names.add(name)
+
+    def _skip_elements(self, depth: int) -> None:
+        self.expect(b"[")
+        if self.take(b"]"):
+            return
+        self.skip(depth)
+        while self.take(b","):
+            self.skip(depth)
+        self.expect(b"]")
+
+    def _skip_word(self, word: bytes) -> bool:
+        found = self._text.startswith(word, self._at)
+        self._at += len(word) if found else 0
+        return found
+
+    def _skip_number(self) -> None:
+        found = _NUMBER.match(self._text, self._at)
+        if found is None:
+            self._fault("there must be a value")
+        self._at = found.end()
+
     def _skip_space(self) -> None:
         found = _SPACE.match(self._text, self._at)
         self._at = found.end() if found else self._at
 
     def _fault(self, problem: str) -> NoReturn:
-        raise JsonFault(f"at byte {self._at} of the header: {problem}")
+        raise JsonFault(f"at byte {self._at}: {problem}")

@@ -53,6 +53,27 @@ DTYPE_BITS: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Bits of one element by type, as safetensors 0.8 spells them; those of 4 and 6 are packed."""
 
+PADDING_PREFIX: Final = "__brisk_padding__."
+"""How the names of the tensors begin that fill the gaps of the stored form; no model has them."""
+
+STORED_ALIGNMENT: Final = 256
+"""Tensors of the stored form begin at multiples of this, in bytes; a gap has fewer."""
+
+FORM_KEY: Final = "brisk_form"
+"""The key in a header's metadata that says that the file is of the stored form."""
+
+FORM: Final = "1"
+"""Its value."""
+
+MANIFEST_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The most bytes that a manifest may have."""
+
+MANIFEST_FILES_MAX: Final = 2048
+"""The most files that a manifest may list."""
+
+FILE_NAME_BYTES_MAX: Final = 255
+"""The most bytes that the name of a file may have in a manifest."""
+
 _SHOWN_CHARS_MAX: Final = 80
 
 
@@ -210,13 +231,44 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A header that was checked completely: its tensors cover the file's data exactly."""
+    """A header that was checked completely: tensors and padding cover the file's data exactly."""
 
     data_offset: int
     """Where the tensors' bytes begin in the file, in bytes."""
     file_bytes: int
     """Size of the file that the header was checked against."""
     tensors: tuple[TensorInfo, ...]
-    """In the order of their bytes; those without bytes in the order of the header."""
+    """The model's tensors in the order of their bytes; those without bytes in the order of the
+    header. What fills the gaps of the stored form is not among them."""
     metadata: Mapping[str, str]
     """What the writer noted, in the order of the header."""
+    padding: tuple[TensorInfo, ...] = ()
+    """What fills the gaps of the stored form; empty for files of any other form."""
+
+    @property
+    def is_stored_form(self) -> bool:
+        """True if the file says that it is of the stored form."""
+        return self.metadata.get(FORM_KEY) == FORM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFile:
+    """One file of a manifest."""
+
+    name: str
+    """Of a file in the manifest's own folder."""
+    size_bytes: int
+    crc32c: tuple[int, ...]
+    """The checksum of each chunk of CHUNK_BYTES."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A manifest that was checked completely by itself; whether the files are so, `verify` says."""
+
+    version: int
+    """1 or 2: what was written before there was a stored form has 1."""
+    form: int
+    """0: the weights are as they came; 1: they are in the stored form."""
+    files: tuple[ManifestFile, ...]
+    """In the order of the manifest; each name is there once."""

@@ -43,7 +43,7 @@ BROKEN: dict[str, tuple[bytes, str | None, str]] = {
     "length above the limit": (b"\1\0\x80\0\0\0\0\0{}", None, "8388609 bytes, the limit is"),
     "length beyond the file": (b"\x64\0\0\0\0\0\0\0{}", None, "header of 100 bytes in a file of"),
     "length 0": (bytes(8), None, "there must be '{'"),
-    "a list": (file_of("[]", 0), None, "at byte 0 of the header: there must be '{'"),
+    "a list": (file_of("[]", 0), None, "at byte 0: there must be '{'"),
     "not UTF-8": (file_of(b'{"\xff":1}', 0), None, "not JSON in UTF-8"),
     "a byte order mark": (file_of(b"\xef\xbb\xbf{}", 0), None, "there must be '{'"),
     "zero padding": (file_of(b"{}\0\0", 0), None, "there must be nothing more"),
@@ -115,6 +115,22 @@ BROKEN: dict[str, tuple[bytes, str | None, str]] = {
     ),
 }  # fmt: skip
 
+PADDED = (
+    '{"__metadata__":{"brisk_form":"1"},'
+    '"__brisk_padding__.0":{"dtype":"U8","shape":[255],"data_offsets":[0,255]}}'
+)
+BROKEN |= {
+    "padding of 256 bytes": (
+        file_of(PADDED.replace("255", "256"), 256), "__brisk_padding__.0", "fewer than 256 bytes",
+    ),
+    "padding of another type": (
+        file_of(PADDED.replace("U8", "I8"), 255), "__brisk_padding__.0", "must be U8",
+    ),
+    "padding of two dimensions": (
+        file_of(PADDED.replace("[255]", "[1,255]"), 255), "__brisk_padding__.0", "one dimension",
+    ),
+}  # fmt: skip
+
 # The safetensors library takes these; we are stricter on purpose (docs/adr/0004).
 STRICTER = {
     "a repeated name",
@@ -127,6 +143,9 @@ STRICTER = {
     "a nameless tensor",
     "a name of 513 bytes",
     "17 dimensions",
+    "padding of 256 bytes",
+    "padding of another type",
+    "padding of two dimensions",
 }
 
 _TOKENS = [b"0", b"1", b"9", b"-", b'"', b"[", b"]", b"{", b"}", b",", b".", b"e", b" ", b"\\",

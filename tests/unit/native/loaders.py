@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from brisk_native import Header, ReadResult
+from brisk_native import Header, Manifest, ReadResult
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,6 +36,8 @@ class Loader:
     crc32c: Callable[..., int]
     parse_header: Callable[..., Header]
     parse_header_bytes: Callable[..., Header]
+    parse_manifest: Callable[..., Manifest]
+    parse_manifest_bytes: Callable[..., Manifest]
 
 
 def is_built() -> bool:
@@ -55,4 +57,6 @@ def find(name: str) -> Loader:
         crc32c=module.crc32c,
         parse_header=module.parse_header,
         parse_header_bytes=module.parse_header_bytes,
+        parse_manifest=module.parse_manifest,
+        parse_manifest_bytes=module.parse_manifest_bytes,
     )

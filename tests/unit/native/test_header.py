@@ -24,7 +24,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from tests.unit.native import loaders
-from tests.unit.native.headers import BROKEN, GOOD, ONE, STRICTER, entry, file_of, mutations
+from tests.unit.native.headers import (
+    BROKEN,
+    GOOD,
+    ONE,
+    PADDED,
+    STRICTER,
+    entry,
+    file_of,
+    mutations,
+)
 from tests.unit.native.loaders import Loader
 
 
@@ -221,3 +230,19 @@ def test_a_huge_header_is_refused_within_50_ms_and_50_mb(tmp_path: Path) -> None
         assert float(seconds) < 0.05
         assert int(grown) < 50_000_000
     assert int(lines[-1].split()[1]) > 8_000_000  # or this would measure nothing
+
+
+def test_padding_of_the_stored_form_is_no_tensor_of_the_model(loader: Loader) -> None:
+    content = file_of(PADDED, 255)
+    header = loader.parse_header_bytes(content, len(content))
+    assert header.tensors == ()
+    assert [one.name for one in header.padding] == ["__brisk_padding__.0"]
+    assert header.is_stored_form
+
+
+def test_a_file_of_no_form_has_no_padding_whatever_its_names(loader: Loader) -> None:
+    content = file_of(PADDED.replace('"brisk_form":"1"', '"brisk_form":"0"'), 255)
+    header = loader.parse_header_bytes(content, len(content))
+    assert [one.name for one in header.tensors] == ["__brisk_padding__.0"]
+    assert header.padding == ()
+    assert not header.is_stored_form
