@@ -9,6 +9,8 @@ thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 `load_model` gives the model in a folder, ready to compute, its weights where they were read;
 `start_loading` the same while it is read, usable from its first layer on. Both need transformers.
 
+`load_adapter` and `save_adapter` read and write LoRA adapters in PEFT's layout.
+
 `load_tensors` brings a folder of safetensors, as Hugging Face lays it out, into torch tensors;
 `open` gives them one by one, `inspect` says what is there and `verify` whether it is sound. What a
 file says of itself is checked first (`parse_header`). torch is imported when the first tensor is
@@ -22,6 +24,8 @@ is an error: speed must not vanish silently.
 
 from __future__ import annotations
 
+from brisk_native._adapter import Adapter, load_adapter, save_adapter
+from brisk_native._adapter_config import AdapterConfig
 from brisk_native._implementation import (
     IMPLEMENTATION,
     CancelToken,
@@ -45,6 +49,7 @@ from brisk_native._types import (
     ChecksumError,
     FileChangedError,
     Header,
+    InvalidAdapterError,
     InvalidCheckpointError,
     InvalidHeaderError,
     InvalidModelError,
@@ -63,11 +68,14 @@ from brisk_native._weights import read_weights as inspect
 __all__ = [
     "CHUNK_BYTES",
     "IMPLEMENTATION",
+    "Adapter",
+    "AdapterConfig",
     "CancelToken",
     "ChecksumError",
     "FileBuffer",
     "FileChangedError",
     "Header",
+    "InvalidAdapterError",
     "InvalidCheckpointError",
     "InvalidHeaderError",
     "InvalidModelError",
@@ -90,6 +98,7 @@ __all__ = [
     "crc32c",
     "execution_order",
     "inspect",
+    "load_adapter",
     "load_model",
     "load_tensors",
     "open",
@@ -98,6 +107,7 @@ __all__ = [
     "parse_manifest",
     "parse_manifest_bytes",
     "read_file",
+    "save_adapter",
     "start_loading",
     "verify",
 ]

@@ -7,6 +7,7 @@ Exception
 ├── InvalidHeaderError (a ValueError)   a safetensors header that is not to be believed
 │   └── FileChangedError       the file is not the one that its header was read from
 ├── InvalidCheckpointError (a ValueError)   a folder's index or manifest is wrong, or no weights
+├── InvalidAdapterError (a ValueError)   a folder holds no LoRA adapter that can be used
 ├── InvalidModelError (a ValueError)   config and weights do not make up a model
 └── UnsupportedTypeError (a TypeError)  a tensor of a type that torch does not have
 
@@ -164,6 +165,24 @@ class InvalidCheckpointError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class InvalidAdapterError(ValueError):
+    """A folder's config and weights do not make up a LoRA adapter."""
+
+    def __init__(self, path: str, tensor: str | None, reason: str) -> None:
+        super().__init__(path, tensor, reason)
+        self.path = path
+        """The file at fault."""
+        self.tensor = tensor
+        """The tensor at fault; None if the fault lies in none."""
+        self.reason = reason
+        """What is wrong."""
+
+    def __str__(self) -> str:
+        if self.tensor is None:
+            return f"{self.path}: {self.reason}"
+        return f"{self.path}: tensor {shown(self.tensor)}: {self.reason}"
 
 
 class InvalidModelError(ValueError):

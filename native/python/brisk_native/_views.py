@@ -49,6 +49,15 @@ def torch_type(tensor: TensorInfo) -> torch.dtype:
     return found
 
 
+def stored_type(name: str, tensor: torch.Tensor) -> str:
+    """Return how safetensors spells the type of a tensor. Raises UnsupportedTypeError."""
+    spelled = str(tensor.dtype).removeprefix("torch.")
+    found = next((key for key, value in _TORCH_TYPES.items() if value == spelled), None)
+    if found is None or found == "F4":
+        raise UnsupportedTypeError(name, spelled)
+    return found
+
+
 def torch_shape(tensor: TensorInfo) -> tuple[int, ...]:
     """Return the shape that torch gives the tensor: F4 has two elements in one of torch's."""
     if tensor.dtype == "F4":
