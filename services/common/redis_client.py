@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -36,7 +37,7 @@ def connect(url: SecretStr, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Redis:
     server closed is replaced once; a timeout is not repeated. Raises ValueError if the URL is
     malformed.
     """
-    pool = BlockingConnectionPool.from_url(
+    pool = _Pool.from_url(
         url.get_secret_value(),
         max_connections=CONNECTIONS_MAX,
         timeout=timeout_s,
@@ -62,6 +63,29 @@ def cancellation_kept() -> Iterator[None]:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+class _Pool(BlockingConnectionPool):
+    """Loses no connection: giving one back goes on when its caller is cancelled meanwhile.
+
+    redis-py 8.1 waits for a lock there, and a connection whose caller stops waiting is in nobody's
+    list any more: it stays open until the garbage collector finds it.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._releases: set[asyncio.Task[None]] = set()  # each takes one timeout at most
+
+    async def release(self, connection: AbstractConnection) -> None:
+        task = asyncio.ensure_future(super().release(connection))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        if self._releases:
+            await asyncio.wait(self._releases)
+        await super().aclose()
 
 
 class _Redis(Redis):

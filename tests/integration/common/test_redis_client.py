@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
@@ -154,6 +154,25 @@ async def test_a_cancelled_command_ends_and_never_hands_its_reply_to_the_next_on
                 assert under_way.cancelled()
                 server.resume()
                 assert await client.get("b") == "value of b"
+
+
+async def test_a_connection_is_not_lost_when_giving_it_back_is_cancelled(redis_url: str) -> None:
+    async with connect(SecretStr(redis_url)) as observer:
+        before = (await observer.info("clients"))["connected_clients"]
+        async with connect(SecretStr(redis_url)) as client:
+            pool: Any = client.connection_pool
+            connection = await pool.get_connection()
+            async with pool._condition:  # noqa: SLF001 - what a release waits for
+                giving_back = asyncio.ensure_future(pool.release(connection))
+                await asyncio.sleep(0)  # one turn of the event loop
+                giving_back.cancel()
+                await asyncio.gather(giving_back, return_exceptions=True)
+            assert giving_back.cancelled()
+            assert await client.ping()
+            assert await pool.get_connection() is connection
+            await pool.release(connection)
+        after = (await observer.info("clients"))["connected_clients"]
+    assert after == before
 
 
 async def test_replies_do_not_cross_when_commands_are_cancelled_at_any_moment(
