@@ -1,7 +1,8 @@
 """Start, serve, drain, stop: the same four steps for every service.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 after a failed background loop or start, 2 if the
-configuration was refused. A second signal ends the process at once, even if its loop is stuck.
+Exit codes: 0 after SIGTERM, SIGINT or `--help`, 1 after a failed background loop or start, 2 if
+the configuration or an argument was refused. A second signal ends the process at once, even if its
+loop is stuck.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from services.common.config import Config, ServiceConfig, load_config, print_con
 from services.common.errors import ConfigError
 from services.common.log import configure_logging, get_logger
 from services.common.metrics import watch_loop_lag
+from services.common.names import shorten
 from services.common.server import HouseServer
+from services.common.usage import usage
 
 log = get_logger(__name__)
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
+_HELP: Final = ("--help", "-h")
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _BEFORE_DRAIN_S_MAX: Final = 5.0
 _CLEAN_UP_S_MAX: Final = 5.0
@@ -66,12 +70,18 @@ class Ready:
             self.path.unlink(missing_ok=True)
 
 
-def run_service(config_class: type[Config], main: Callable[[Config], Awaitable[None]]) -> int:
+def run_service(
+    config_class: type[Config],
+    main: Callable[[Config], Awaitable[None]],
+    arguments: Sequence[str] = (),
+) -> int:
     """Run a service to its end and return the exit code: `sys.exit(run_service(...))`.
 
     `main` opens what it needs in an AsyncExitStack and ends in `serve`. A signal before it serves
-    ends the process at once.
+    ends the process at once. Of `arguments` there is only `--help`, which runs nothing.
     """
+    if arguments:
+        return _answer(config_class, arguments)
     try:
         config = load_config(config_class)
         _check_ready_file(config)
@@ -205,6 +215,19 @@ def _on_signals(leave: Callable[[], object]) -> None:
 
     for signum in _SIGNALS:
         loop.add_signal_handler(signum, first, signum)
+
+
+def _answer(config_class: type[ServiceConfig], arguments: Sequence[str]) -> int:
+    """Explain the service, or refuse arguments: a service reads its environment only."""
+    unknown = [each for each in arguments if each not in _HELP]
+    if not unknown:
+        sys.stdout.write(usage(config_class))
+        return EXIT_OK
+    sys.stderr.write(
+        f"brisk {config_class.service}: unknown argument {shorten(unknown[0])}; "
+        "settings come from the environment, and --help names them\n"
+    )
+    return EXIT_CONFIG
 
 
 def _refuse(config_class: type[ServiceConfig], error: ConfigError) -> int:

@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from services.common.clock import monotonic_s
-from services.common.config import reachable_address, split_listen
+from services.common.config import reachable_address, split_advertise, split_listen
 from services.common.errors import ConfigError
 from services.common.log import get_logger
 
@@ -105,8 +105,13 @@ class MetricsServer:
         self.thread.join()
 
 
-def start_metrics(listen: str, *, setting: str = "METRICS_LISTEN") -> MetricsServer:
-    """Serve `/metrics` on `listen`. Raises ConfigError naming `setting` if the port is taken."""
+def start_metrics(
+    listen: str, *, setting: str = "METRICS_LISTEN", advertise: str | None = None
+) -> MetricsServer:
+    """Serve `/metrics` on `listen`; of `advertise` only the host counts, the port is gRPC's.
+
+    Raises ConfigError naming `setting` if the port is taken.
+    """
     host, port = split_listen(listen)
     try:
         server = _HttpServer((host, port), _Handler)
@@ -117,6 +122,8 @@ def start_metrics(listen: str, *, setting: str = "METRICS_LISTEN") -> MetricsSer
         target=server.serve_forever, args=(_ACCEPT_POLL_S,), name="metrics", daemon=True
     )
     thread.start()
+    if advertise is not None:
+        host, _ = split_advertise(advertise)
     address = reachable_address(host, server.server_port)
     return MetricsServer(server=server, thread=thread, address=address, port=server.server_port)
 

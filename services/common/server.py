@@ -74,12 +74,14 @@ def create_server(
     service_names: Sequence[str],
     endless_methods: Collection[str] = (),
     setting: str = "LISTEN",
+    advertise: str | None = None,
 ) -> HouseServer:
     """Return a server bound to `listen`; add servicers to `.server` before it serves.
 
     `endless_methods` are paths of streams without an end of their own, for example
     "/brisk.scheduler.v1.SchedulerService/WatchRoutes": a drain ends them with UNAVAILABLE
-    (SHUTTING_DOWN) instead of waiting for them. Needs a running event loop. Raises ConfigError
+    (SHUTTING_DOWN) instead of waiting for them. `advertise` is what others reach us by, if it is
+    not what we listen on. Needs a running event loop. Raises ConfigError
     naming `setting` if the port is taken or the host unknown.
     """
     host, _ = split_listen(listen)
@@ -104,7 +106,7 @@ def create_server(
         server=server,
         health=health_servicer,
         port=port,
-        address=reachable_address(host, port),
+        address=reachable_address(host, port, advertise),
         service_names=tuple(service_names),
         draining=draining,
     )

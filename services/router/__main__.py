@@ -47,7 +47,11 @@ async def main(config: RouterConfig) -> None:
     async with AsyncExitStack() as stack:
         redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
         stack.push_async_callback(redis.aclose)
-        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        metrics = start_metrics(
+            config.metrics_listen,
+            setting=config.setting("metrics_listen"),
+            advertise=config.advertise,
+        )
         stack.callback(metrics.close)
         router_id = new_id("router")
         pool = ChannelPool()
@@ -107,6 +111,7 @@ def _server(config: RouterConfig) -> HouseServer:
         reflection=config.reflection,
         service_names=SERVICE_NAMES,
         setting=config.setting("listen"),
+        advertise=config.advertise,
     )
 
 
@@ -137,4 +142,4 @@ def _registration(
 
 
 if __name__ == "__main__":
-    sys.exit(run_service(RouterConfig, main))
+    sys.exit(run_service(RouterConfig, main, sys.argv[1:]))

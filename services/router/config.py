@@ -13,12 +13,24 @@ class RouterConfig(ServiceConfig):
     """`BRISK_ROUTER_<FIELD>`."""
 
     service: ClassVar[str] = "router"
+    purpose: ClassVar[str] = (
+        "The router: takes requests from applications and operators, finds each one an instance\n"
+        "of its model, and streams the tokens back."
+    )
 
     listen: Listen = "127.0.0.1:7480"
-    requests_max: int = Field(default=1024, ge=1, le=65_536)  # in flight, waiting ones included
-    queue_max: int = Field(default=256, ge=1, le=65_536)  # of one model, waiting for slot or start
-    moves_max: int = Field(default=3, ge=0, le=16)  # instances that may turn one request away
-    silence_s_max: float = Field(default=30.0, gt=0.0, le=3600.0)  # between a stream's messages
-    leader_wait_s: float = Field(default=8.0, ge=0.0, le=300.0)  # an election takes up to 7 s
-    request_s_default: float = Field(default=600.0, gt=0.0, le=86_400.0)  # if a client sets none
-    control_s_default: float = Field(default=3600.0, gt=0.0, le=86_400.0)  # imports take long
+    """Where it serves gRPC, host:port; port 0 lets the kernel choose."""
+    requests_max: int = Field(default=1024, ge=1, le=65_536)
+    """Requests in flight, waiting ones included; more are refused."""
+    queue_max: int = Field(default=256, ge=1, le=65_536)
+    """Requests of one model that wait for a slot or a start; more are refused."""
+    moves_max: int = Field(default=3, ge=0, le=16)
+    """Instances that a request may be turned away from before its first token."""
+    silence_s_max: float = Field(default=30.0, gt=0.0, le=3600.0)
+    """Longest gap in seconds between two messages of a worker's stream."""
+    leader_wait_s: float = Field(default=8.0, ge=0.0, le=300.0)
+    """Seconds for which a cold request looks for a leader; an election takes up to 7."""
+    request_s_default: float = Field(default=600.0, gt=0.0, le=86_400.0)
+    """Deadline in seconds of a request that brings none."""
+    control_s_default: float = Field(default=3600.0, gt=0.0, le=86_400.0)
+    """Deadline in seconds of an operator's call that brings none; imports take long."""

@@ -39,7 +39,11 @@ async def main(config: SchedulerConfig) -> None:
     async with AsyncExitStack() as stack:
         redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
         stack.push_async_callback(redis.aclose)
-        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        metrics = start_metrics(
+            config.metrics_listen,
+            setting=config.setting("metrics_listen"),
+            advertise=config.advertise,
+        )
         stack.callback(metrics.close)
         server = create_server(
             config.listen,
@@ -48,6 +52,7 @@ async def main(config: SchedulerConfig) -> None:
             service_names=(service.SERVICE_NAME, control.SERVICE_NAME),
             endless_methods=service.ENDLESS_METHODS,
             setting=config.setting("listen"),
+            advertise=config.advertise,
         )
         identity = LeaderIdentity(scheduler_id=scheduler_id, address=server.address)
         election = _wire(config, redis, identity, server, stack)
@@ -139,4 +144,4 @@ def _reigns(
 
 
 if __name__ == "__main__":
-    sys.exit(run_service(SchedulerConfig, main))
+    sys.exit(run_service(SchedulerConfig, main, sys.argv[1:]))

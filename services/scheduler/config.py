@@ -13,8 +13,15 @@ class SchedulerConfig(ServiceConfig):
     """Settings of one scheduler."""
 
     service: ClassVar[str] = "scheduler"
+    purpose: ClassVar[str] = (
+        "A scheduler: decides which worker loads which model. One leads, the others stand by."
+    )
 
-    waiters_max: int = Field(default=2048, ge=1, le=100_000)  # requests that wait for an instance
-    watchers_max: int = Field(default=1024, ge=1, le=100_000)  # open route watches
-    learning_s: float = Field(default=3.0, ge=0.0, le=60.0)  # before "there is no worker"
-    load_s_max: float = Field(default=1800.0, gt=0.0, le=86_400.0)  # longest load of a model
+    waiters_max: int = Field(default=2048, ge=1, le=100_000)
+    """Requests that wait for an instance; more are refused."""
+    watchers_max: int = Field(default=1024, ge=1, le=100_000)
+    """Open route watches, one for each router; more are refused."""
+    learning_s: float = Field(default=3.0, ge=0.0, le=60.0)
+    """Seconds in which a new leader hears of workers before it says that there are none."""
+    load_s_max: float = Field(default=1800.0, gt=0.0, le=86_400.0)
+    """Longest load of a model in seconds."""

@@ -36,7 +36,11 @@ async def main(config: StoremgrConfig) -> None:
     async with AsyncExitStack() as stack:
         redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
         stack.push_async_callback(redis.aclose)
-        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        metrics = start_metrics(
+            config.metrics_listen,
+            setting=config.setting("metrics_listen"),
+            advertise=config.advertise,
+        )
         stack.callback(metrics.close)
         server = create_server(
             config.listen,
@@ -45,6 +49,7 @@ async def main(config: StoremgrConfig) -> None:
             service_names=(SERVICE_NAME,),
             endless_methods=ENDLESS_METHODS,
             setting=config.setting("listen"),
+            advertise=config.advertise,
         )
         library = await _open_library(config, stack)
         storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
@@ -121,4 +126,4 @@ def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_service(StoremgrConfig, main))
+    sys.exit(run_service(StoremgrConfig, main, sys.argv[1:]))

@@ -46,7 +46,11 @@ async def main(config: WorkerConfig) -> None:
     async with AsyncExitStack() as stack:
         redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
         stack.push_async_callback(redis.aclose)
-        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        metrics = start_metrics(
+            config.metrics_listen,
+            setting=config.setting("metrics_listen"),
+            advertise=config.advertise,
+        )
         stack.callback(metrics.close)
         server = create_server(
             config.listen,
@@ -54,6 +58,7 @@ async def main(config: WorkerConfig) -> None:
             reflection=config.reflection,
             service_names=(SERVICE_NAME,),
             setting=config.setting("listen"),
+            advertise=config.advertise,
         )
         make_starter = await asyncio.to_thread(warm_up, config.threads)
         channels = ChannelPool()
@@ -142,4 +147,4 @@ def stack_executor(stack: AsyncExitStack, threads: int, name: str) -> ThreadPool
 
 
 if __name__ == "__main__":
-    sys.exit(run_service(WorkerConfig, main))
+    sys.exit(run_service(WorkerConfig, main, sys.argv[1:]))

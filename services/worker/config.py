@@ -82,12 +82,20 @@ class WorkerConfig(ServiceConfig):
     """Settings of one worker."""
 
     service: ClassVar[str] = "worker"
+    purpose: ClassVar[str] = (
+        "A worker: holds models on its devices and produces their tokens. Its node needs a\n"
+        "storemgr, which has their files."
+    )
 
     devices: Annotated[str, AfterValidator(_checked_devices)] = Field(
         default_factory=default_devices
     )
-    threads: int = Field(default=1, ge=1, le=256)  # of one forward pass; more only on idle cores
-    waiting_max: int = Field(default=64, ge=1, le=10_000)  # sequences that wait per instance
+    """Its devices and the memory it may use on each, like cpu:0=2GiB,cpu:1=512MiB. Unset: one
+    with 60 % of the memory that it may use."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Threads of one forward pass; more than one help on idle cores only."""
+    waiting_max: int = Field(default=64, ge=1, le=10_000)
+    """Sequences that wait per instance; more are refused."""
 
     @property
     def budgets(self) -> dict[str, int]:

@@ -124,7 +124,11 @@ async def main(config: TinyConfig) -> None:
     async with AsyncExitStack() as stack:
         redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))
         stack.push_async_callback(redis.aclose)
-        metrics = start_metrics(config.metrics_listen, setting=config.setting("metrics_listen"))
+        metrics = start_metrics(
+            config.metrics_listen,
+            setting=config.setting("metrics_listen"),
+            advertise=config.advertise,
+        )
         stack.callback(metrics.close)
         server = create_server(
             config.listen,
@@ -133,6 +137,7 @@ async def main(config: TinyConfig) -> None:
             service_names=(SERVICE_NAME,),
             endless_methods=(LOAD,),
             setting=config.setting("listen"),
+            advertise=config.advertise,
         )
         if config.hang_at_start:
             log.info("hanging")
@@ -168,4 +173,4 @@ async def main(config: TinyConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_service(TinyConfig, main))
+    sys.exit(run_service(TinyConfig, main, sys.argv[1:]))

@@ -365,3 +365,66 @@ async def test_a_service_dies_with_its_launcher_if_it_is_asked_to(
         raise
     assert await service.exited() == -signal.SIGKILL
     assert not ready.exists()
+
+
+async def test_others_hear_of_the_address_that_is_advertised(redis_url: str) -> None:
+    async with (
+        start(redis_url, advertise="localhost", tokens=3) as service,
+        connect(SecretStr(redis_url)) as redis,
+    ):
+        address = (await service.said("serving"))["address"]
+        host, _, port = address.rpartition(":")
+        assert host == "localhost"
+        await service.said("registered")
+        (facts,) = await Registry(redis).list(ServiceKind.WORKER)
+        assert facts.address == address
+        assert facts.metrics_address.startswith("localhost:")
+        assert facts.metrics_address != address
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            assert await tokens(pb2_grpc.WorkerServiceStub(channel)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", list(ServiceKind))
+async def test_every_service_explains_itself_without_starting(kind: ServiceKind) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", f"services.{kind}", "--help"),
+        cwd=ROOT,
+        env=os.environ | {"BRISK_REDIS_URL": "redis://127.0.0.1:1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    assert f"BRISK_{kind.upper()}_LISTEN" in out.decode()
+
+
+@pytest.mark.parametrize("kind", list(ServiceKind))
+async def test_every_service_advertises_what_it_is_told(
+    kind: ServiceKind, redis_url: str, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    own = f"BRISK_{kind.upper()}_"
+    settings = {
+        "BRISK_REDIS_URL": redis_url,
+        "BRISK_ADVERTISE": "localhost",
+        f"{own}LISTEN": "127.0.0.1:0",
+        f"{own}READY_FILE": str(ready),
+        "BRISK_STOREMGR_DATA_DIR": str(tmp_path / "data"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"services.{kind}", cwd=ROOT, env=os.environ | settings
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S), connect(SecretStr(redis_url)) as redis:
+            while not (found := await Registry(redis).list(kind)) or not ready.exists():
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        (facts,) = found
+        assert facts.address.startswith("localhost:")
+        assert facts.metrics_address.startswith("localhost:")
+        assert json.loads(ready.read_text())["grpc"] == facts.address
+    finally:
+        process.kill()
+        await process.wait()

@@ -1,6 +1,7 @@
 """A service starts with exactly the settings it was given, or refuses naming the wrong one."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -63,13 +64,6 @@ def test_a_shared_setting_reaches_every_service_and_its_own_wins(
     assert (config.log_level, config.node_id) == ("debug", "node-b")
 
 
-def test_what_is_not_shared_is_not_read_from_a_shared_name(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("BRISK_LISTEN", "127.0.0.1:1")
-    environment.setenv("BRISK_SLOTS", "2")
-    config = load_config(DemoConfig)
-    assert (config.listen, config.slots) == ("127.0.0.1:0", 4)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
@@ -118,11 +112,39 @@ def test_an_unknown_setting_is_refused_by_its_name(
     assert (caught.value.setting, caught.value.problem) == (name, f"unknown setting{hint}")
 
 
-def test_another_services_settings_are_none_of_our_business(
-    environment: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("BRISK_REDIS_URLL", "; did you mean BRISK_REDIS_URL?"),
+        ("BRISK_WORKR_LISTEN", "; did you mean BRISK_WORKER_LISTEN?"),
+        ("BRISK_DEM_SLOTS", "; did you mean BRISK_DEMO_SLOTS?"),
+        ("BRISK_LISTEN", "; did you mean BRISK_DEMO_LISTEN?"),  # not shared: whose would it be?
+        ("BRISK_ENDPIONT", "; did you mean BRISK_ENDPOINT?"),
+        ("brisk_log_level", "; did you mean BRISK_LOG_LEVEL?"),
+        ("BRISK_FOO", ""),
+        ("BRISK_", ""),
+    ],
+)
+def test_a_variable_that_nobody_reads_is_refused_by_its_name(
+    environment: pytest.MonkeyPatch, name: str, hint: str
 ) -> None:
-    environment.setenv("BRISK_ROUTER_ANYTHING", "1")
-    environment.setenv("BRISK_DEMOLITION", "1")
+    environment.setenv(name, "1")
+    with pytest.raises(ConfigError) as caught:
+        load_config(DemoConfig)
+    assert (caught.value.setting, caught.value.problem) == (name, f"unknown setting{hint}")
+
+
+def test_others_settings_are_none_of_our_business(environment: pytest.MonkeyPatch) -> None:
+    for name in (
+        "BRISK_ROUTER_ANYTHING",
+        "BRISK_STOREMGR_DATA_DIR",
+        "BRISK_DATA_DIR",
+        "BRISK_ENDPOINT",
+        "BRISK_CUDA_DRIVER",
+        "BRISK_NATIVE_REQUIRED",
+        "BRISKET",
+    ):
+        environment.setenv(name, "1")
     assert load_config(DemoConfig).slots == 4
 
 
@@ -166,9 +188,67 @@ def test_addresses_are_split_and_joined_for_both_families() -> None:
     assert reachable_address("::1", 5) == "[::1]:5"
 
 
-@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])  # noqa: S104 - the point of the test
-def test_all_interfaces_are_reached_by_the_machines_name(
-    environment: pytest.MonkeyPatch, wildcard: str
-) -> None:
+Found = list[tuple[object, ...]]
+
+
+def _host(environment: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Make this host node-7, whose name stands for `addresses`."""
+
+    def find(name: str, _port: None, *, family: int, type: int) -> Found:  # noqa: A002 - theirs
+        assert (name, type) == ("node-7", socket.SOCK_STREAM)
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        v4 = [each for each in addresses if ":" not in each]
+        chosen = v4 if family == socket.AF_INET else addresses
+        return [(family, type, 0, "", (each, 0)) for each in chosen]
+
     environment.setattr("socket.gethostname", lambda: "node-7")
-    assert reachable_address(wildcard, 5) == "node-7:5"
+    environment.setattr("socket.getaddrinfo", find)
+
+
+@pytest.mark.parametrize(
+    ("wildcard", "addresses", "shown"),
+    [
+        ("0.0.0.0", ["127.0.1.1", "fd00::5", "10.1.2.3"], "10.1.2.3:5"),  # noqa: S104 - the point
+        ("::", ["::1", "fe80::1%eth0", "fd00::5"], "[fd00::5]:5"),
+        ("0.0.0.0", ["127.0.1.1"], "node-7:5"),  # noqa: S104 - what others look up may be better
+        ("0.0.0.0", [], "node-7:5"),  # noqa: S104
+    ],
+)
+def test_all_interfaces_are_reached_by_the_hosts_own_address_or_else_its_name(
+    environment: pytest.MonkeyPatch, wildcard: str, addresses: list[str], shown: str
+) -> None:
+    _host(environment, *addresses)
+    assert reachable_address(wildcard, 5) == shown
+
+
+@pytest.mark.parametrize(
+    ("advertise", "shown"),
+    [
+        ("worker-3", "worker-3:5"),
+        ("worker-3.pods:7000", "worker-3.pods:7000"),
+        ("10.0.0.9", "10.0.0.9:5"),
+        ("fd00::9", "[fd00::9]:5"),
+        ("[fd00::9]", "[fd00::9]:5"),
+        ("[fd00::9]:7000", "[fd00::9]:7000"),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - never bound
+def test_what_is_advertised_wins(
+    environment: pytest.MonkeyPatch, host: str, advertise: str, shown: str
+) -> None:
+    environment.setenv("BRISK_ADVERTISE", advertise)
+    assert reachable_address(host, 5, load_config(DemoConfig).advertise) == shown
+
+
+@pytest.mark.parametrize(
+    "advertise",
+    ["", "0.0.0.0", "::", "[::]:80", "host:0", "host:", "a b", "http://host", "host:99999"],  # noqa: S104
+)
+def test_what_nobody_could_reach_is_not_advertised(
+    environment: pytest.MonkeyPatch, advertise: str
+) -> None:
+    environment.setenv("BRISK_DEMO_ADVERTISE", advertise)
+    with pytest.raises(ConfigError) as caught:
+        load_config(DemoConfig)
+    assert caught.value.setting == "BRISK_DEMO_ADVERTISE"

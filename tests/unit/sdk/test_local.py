@@ -86,6 +86,8 @@ def test_the_operators_settings_reach_the_services_but_not_where_the_launcher_de
     monkeypatch.setenv("BRISK_ROUTER_QUEUE_MAX", "7")
     monkeypatch.setenv("BRISK_ROUTER_READY_FILE", "/elsewhere")
     monkeypatch.setenv("BRISK_ROUTER_REDIS_URL", "redis://elsewhere")
+    monkeypatch.setenv("BRISK_ROUTER_ADVERTISE", "elsewhere")
+    monkeypatch.setenv("BRISK_ADVERTISE", "elsewhere")
     commands = service_commands(
         spec(tmp_path, environment={"BRISK_LOG_LEVEL": "debug"}), "unix://x"
     )
@@ -95,6 +97,7 @@ def test_the_operators_settings_reach_the_services_but_not_where_the_launcher_de
     assert router.environment["BRISK_ROUTER_READY_FILE"] == f"{tmp_path}/run/router.json"
     assert router.environment["BRISK_REDIS_URL"] == "unix://x"
     assert "BRISK_ROUTER_REDIS_URL" not in router.environment
+    assert not [name for name in router.environment if name.endswith("ADVERTISE")]
 
 
 def test_stopping_waits_longer_than_the_service_may_drain(

@@ -128,6 +128,8 @@ def _service(
         "BRISK_REDIS_URL": redis_url,
     }
     environment.pop(prefix + "REDIS_URL", None)  # it would win over the cluster's own
+    environment.pop(prefix + "ADVERTISE", None)  # these are on loopback, for nobody else
+    environment.pop("BRISK_ADVERTISE", None)
     return Command(
         name=name,
         kind=kind,
