@@ -152,7 +152,7 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
         code = "CANCELLED"
         raise
     except grpc.aio.AbortError:  # the handler ended the call by gRPC's own means
-        code = "ABORTED_BY_HANDLER"
+        code = context.code().name
         raise
     except BriskError as error:
         code = error.code
@@ -177,7 +177,8 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
 
 
 async def _abort(method: str, context: Context, error: BriskError) -> None:
-    if isinstance(error, InternalError | DataLossError):  # someone must act
+    # Someone must act on these; where a peer has said so, its own log has the traceback.
+    if isinstance(error, InternalError | DataLossError) and not error.is_peers:
         log.error("call failed", method=method, reason=error.reason, exc_info=error)
     else:
         log.debug("call refused", method=method, code=error.code, reason=error.reason)

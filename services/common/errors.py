@@ -90,6 +90,7 @@ class BriskError(Exception):
         self.reason: str = str(reason or self.default_reason)  # a peer's may be newer than ours
         self.retry_after_s = retry_after_s
         self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+        self.is_peers = False  # a peer's own answer, logged where it arose; we only pass it on
 
 
 class InvalidArgumentError(BriskError):

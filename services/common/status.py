@@ -81,9 +81,11 @@ def from_status(status: status_pb2.Status) -> BriskError | None:
         return None
     if not is_ours:
         return None
-    return _class_of(status.code)(
+    error = _class_of(status.code)(
         status.message, reason=info.reason, retry_after_s=retry_after_s, metadata=info.metadata
     )
+    error.is_peers = True
+    return error
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> BriskError:

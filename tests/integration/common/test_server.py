@@ -21,6 +21,7 @@ from services.common.deadline import Deadline
 from services.common.errors import (
     BriskError,
     ConfigError,
+    DataLossError,
     FailedPreconditionError,
     InternalError,
     NotFoundError,
@@ -29,7 +30,7 @@ from services.common.errors import (
 )
 from services.common.log import bound_request_id
 from services.common.server import INTERNAL_LIMITS, HouseServer, ServerLimits, create_server
-from services.common.status import from_rpc_error
+from services.common.status import DETAILS_KEY, from_rpc_error, to_status
 from tests.fakes.tiny_service import LOAD, SERVICE_NAME, TinyConfig, TinyServicer
 
 PATIENCE_S = 10.0
@@ -84,6 +85,17 @@ class Servicer(TinyServicer):
                 raise ValueError("a secret of ours")
             case "abort":
                 await context.abort(grpc.StatusCode.OUT_OF_RANGE, "by hand")
+            case "damage":
+                raise DataLossError("a chunk is damaged")
+            case "pass damage on":
+                details = to_status(DataLossError("a chunk is damaged")).SerializeToString()
+                raise from_rpc_error(
+                    grpc.aio.AioRpcError(
+                        grpc.StatusCode.DATA_LOSS,
+                        grpc.aio.Metadata(),
+                        grpc.aio.Metadata((DETAILS_KEY, details)),
+                    )
+                )
             case "peer":
                 none = grpc.aio.Metadata()
                 raise grpc.aio.AioRpcError(
@@ -210,6 +222,19 @@ async def test_a_refusal_is_no_error_in_the_log(running: Running) -> None:
     with capture_logs() as lines:
         await failure(running.stub.Check(pb2.CheckRequest()))
     assert [line["log_level"] for line in lines] == ["debug"]
+
+
+async def test_damage_is_logged_where_it_arises_and_not_where_it_is_passed_on(
+    running: Running,
+) -> None:
+    for what, level in (("damage", "error"), ("pass damage on", "debug")):
+        with capture_logs() as lines:
+            error = await failure(running.generate(what))
+        assert isinstance(error, DataLossError)
+        assert error.message == "a chunk is damaged"
+        (line,) = lines
+        assert line["log_level"] == level
+        assert ("exc_info" in line) == (level == "error")
 
 
 async def test_a_peers_error_that_rises_is_passed_on_without_its_address(running: Running) -> None:
@@ -467,6 +492,7 @@ async def test_calls_are_counted_by_method_and_code(running: Running) -> None:
         ("Describe", "OK"),
         ("Generate", "CANCELLED"),
         ("Generate", "FAILED_PRECONDITION"),
+        ("Generate", "OUT_OF_RANGE"),
     ]
     before = [counted(*each) for each in expected]
     await failure(running.stub.Check(pb2.CheckRequest()))
@@ -477,6 +503,7 @@ async def test_calls_are_counted_by_method_and_code(running: Running) -> None:
     call.cancel()
     await wait(running.servicer.ended)
     await failure(running.generate("refuse"))
+    await failure(running.generate("abort"))
     assert [counted(*each) for each in expected] == [count + 1 for count in before]
     gauge = {"method": f"/{SERVICE_NAME}/Generate"}
     assert REGISTRY.get_sample_value("brisk_rpcs_running", gauge) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -45,6 +46,9 @@ async def test_a_refusal_comes_back_with_every_detail(redis_url: str, tmp_path: 
         assert error.reason == Reason.MODEL_NOT_FOUND
         assert error.retry_after_s == 1.5
         assert error.metadata == {"near": "opt-125m"}
+        method = "/brisk.control.v1.ControlService/GetModel"
+        counted = f'brisk_rpcs_total{{code="NOT_FOUND",method="{method}"}} 1.0'
+        assert counted in await asyncio.to_thread(house.router.metrics)
 
 
 async def test_cancelling_and_deadlines_reach_the_leader(redis_url: str, tmp_path: Path) -> None:
