@@ -29,7 +29,7 @@ class RouterConfig(ServiceConfig):
     silence_s_max: float = Field(default=30.0, gt=0.0, le=3600.0)
     """Longest gap in seconds between two messages of a worker's stream."""
     leader_wait_s: float = Field(default=8.0, ge=0.0, le=300.0)
-    """Seconds for which a cold request looks for a leader; an election takes up to 7."""
+    """Seconds for which a cold request looks for a leader; an election takes about 6."""
     request_s_default: float = Field(default=600.0, gt=0.0, le=86_400.0)
     """Deadline in seconds of a request that brings none."""
     control_s_default: float = Field(default=3600.0, gt=0.0, le=86_400.0)

@@ -1,7 +1,9 @@
--- Take or keep the lease. KEYS: lease, epoch. ARGV: holder, ttl_ms. Returns the epoch, or false.
+-- Take or keep the lease. KEYS: lease, epoch. ARGV: holder, ttl_ms. Returns the epoch; or, while
+-- someone else holds it, minus the milliseconds until it ends at the earliest.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
-  return false
+  local left_ms = redis.call('PTTL', KEYS[1])
+  return left_ms < 0 and -tonumber(ARGV[2]) or -left_ms
 end
 local last = redis.call('GET', KEYS[2])
 if holder and last then -- ours already: the reply to an earlier call was lost

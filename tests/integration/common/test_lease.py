@@ -77,6 +77,34 @@ async def test_a_take_over_after_expiry_has_a_higher_epoch(redis: Redis) -> None
     assert await first.acquire() is None
 
 
+async def test_a_standby_asks_in_the_moment_in_which_the_lease_ends(redis: Redis) -> None:
+    await brief(redis, A).acquire()  # nobody renews it
+    led = asyncio.Event()
+
+    async def lead(_epoch: int) -> None:
+        led.set()
+        await asyncio.Event().wait()
+
+    standby = LeaderLease(redis, B, ttl_s=1000.0, give_up_s=900.0, renew_s=800.0)
+    running = asyncio.ensure_future(standby.run(lead))
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await led.wait()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_refused_candidate_knows_when_the_lease_may_be_free(redis: Redis) -> None:
+    candidate = brief(redis, A)
+    await redis.set(LEADER_LEASE, "another's", px=500_000)
+    assert await candidate.acquire() is None
+    assert 400.0 < candidate.free_in_s <= 500.0
+    await redis.persist(LEADER_LEASE)  # it has no end: asking at once would go on for ever
+    assert await candidate.acquire() is None
+    assert candidate.free_in_s == TTL_S
+
+
 async def test_a_holder_stops_leading_before_anyone_else_may_start(redis: Redis) -> None:
     first, second = brief(redis, A), brief(redis, B)
     await won(first)

@@ -62,8 +62,8 @@ async def test_a_standby_takes_over_after_a_kill_and_adopts(redis_url: str, tmp_
             await first.stop(signal.SIGKILL)
             killed_s = time.monotonic()
             await until(second.leads)
-            # 6 s until the lease expires, at most 1 s until the standby asks for it again.
-            assert time.monotonic() - killed_s < 7.5
+            # 6 s until the lease expires, and the standby asks for it in that moment.
+            assert time.monotonic() - killed_s < 7.0
             again = await second.acquired("r2", "alpha")
             assert again.instance_id == got.instance_id
             assert again.granted is not None
