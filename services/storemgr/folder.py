@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from services.storemgr.file_names import is_file_name
-from services.storemgr.refusal import MalformedError, blaming, invalid_model
+from services.storemgr.refusal import MalformedError, blaming, blaming_source, invalid_model
 from services.storemgr.weight_index import INDEX_BYTES_MAX, parse_index
 
 CONFIG: Final = "config.json"
@@ -69,7 +69,8 @@ class ModelFile:
 def survey(folder: Path) -> tuple[ModelFile, ...]:
     """Return the files of `folder` that make up its model, sorted by name.
 
-    Raises InvalidArgumentError (INVALID_MODEL), and OSError if `folder` cannot be listed.
+    Raises InvalidArgumentError (INVALID_MODEL), and what `blaming_source` raises if `folder` cannot
+    be listed.
     """
     names = _names(folder)
     if CONFIG not in names:
@@ -125,7 +126,7 @@ def read_at(descriptor: int, offset: int, length: int) -> bytes:
 
 def _names(folder: Path) -> frozenset[str]:
     names: set[str] = set()
-    with os.scandir(folder) as entries:
+    with blaming_source(), os.scandir(folder) as entries:
         for entry in entries:
             names.add(entry.name)
             if len(names) > ENTRIES_MAX:

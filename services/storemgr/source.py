@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.common.errors import InvalidArgumentError
 from services.common.names import ModelName, parse_model_name, shorten
+from services.storemgr.refusal import invalid_source
 
 PATH_BYTES_MAX: Final = 4096
 _CACHE_PREFIX: Final = "models--"
@@ -25,20 +25,20 @@ class Source:
 def parse_source(source_path: str, name: str) -> Source:
     """Return the source that a request names; an empty `name` stands for the folder's own.
 
-    Raises InvalidArgumentError (INVALID_ARGUMENT, INVALID_NAME).
+    Raises InvalidArgumentError (INVALID_SOURCE, INVALID_NAME).
     """
     if not source_path:
-        raise InvalidArgumentError("source_path must be set")
+        raise invalid_source("source_path must be set")
     if "\0" in source_path:
-        raise InvalidArgumentError(f"source_path must not contain NUL: {shorten(source_path)}")
+        raise invalid_source(f"source_path must not contain NUL: {shorten(source_path)}")
     if len(source_path.encode()) > PATH_BYTES_MAX:
-        raise InvalidArgumentError(
+        raise invalid_source(
             f"source_path must have at most {PATH_BYTES_MAX} bytes. "
             f"Given: {len(source_path.encode())}"
         )
     folder = Path(source_path)
     if not folder.is_absolute():
-        raise InvalidArgumentError(f"source_path must be absolute: {shorten(source_path)}")
+        raise invalid_source(f"source_path must be absolute: {shorten(source_path)}")
     return Source(folder=folder, name=parse_model_name(name or _own_name(folder)))
 
 

@@ -210,7 +210,8 @@ def peak_memory_bytes(node: Node) -> int:
 )
 async def test_a_path_that_is_none_is_refused(stub: Stub, source_path: str, problem: str) -> None:
     error = await refusal_of(stub, source_path)
-    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+    expected = "SOURCE_NOT_A_FOLDER" if problem == "is not a folder" else "INVALID_SOURCE"
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", expected)
     assert problem in error.message
 
 

@@ -292,32 +292,45 @@ async def test_deploy_sends_an_absolute_folder_and_the_specification(
 
 
 @pytest.mark.parametrize(
-    ("refused", "code", "says"),
+    ("refused", "code", "lines"),
     [
         (
             (code_pb2.NOT_FOUND, "SOURCE_NOT_FOUND", None, "there is no folder at source_path"),
             3,
-            "there is no folder {} on the cluster's machine",
+            ("there is no folder {} on the cluster's machine", "has to be on each machine"),
         ),
         (
-            (code_pb2.INVALID_ARGUMENT, "INVALID_ARGUMENT", None, "source_path is not a folder"),
+            (code_pb2.INVALID_ARGUMENT, "SOURCE_NOT_A_FOLDER", None, "source_path is not a folder"),
             2,
-            "{} is not a folder",
+            ("{} is not a folder", "config.json"),
+        ),
+        (
+            (code_pb2.INVALID_ARGUMENT, "SOURCE_UNREADABLE", None, "must not read source_path"),
+            2,
+            ("must not read {}", "chmod"),
+        ),
+        (
+            (code_pb2.INVALID_ARGUMENT, "INVALID_SOURCE", None, "source_path leads nowhere"),
+            2,
+            ("{} leads nowhere", "absolute path"),
         ),
     ],
-    ids=["missing", "file"],
+    ids=["missing", "file", "unreadable", "nowhere"],
 )
 async def test_a_folder_that_is_refused_is_named_as_it_was_given(
     router: ScriptedRouter,
     capsys: pytest.CaptureFixture[str],
     refused: tuple[int, str, None, str],
     code: int,
-    says: str,
+    lines: tuple[str, str],
 ) -> None:
+    says, hint = lines
     router.scripts = [(Refuse(*refused),)]
     for command in (("deploy", "tiny", "--from"), ("import",)):
         assert await brisk(router, *command, "given") == code
-        assert capsys.readouterr().err == f"error: {says.format(Path.cwd() / 'given')}\n"
+        problem, advice = capsys.readouterr().err.splitlines()
+        assert problem == f"error: {says.format(Path.cwd() / 'given')}"
+        assert hint in advice
 
 
 async def test_rm_removes_each_name(

@@ -304,9 +304,9 @@ def a_name_too_long(tmp_path: Path) -> Path:
     ("make", "code", "reason"),
     [
         (no_such_folder, "NOT_FOUND", "SOURCE_NOT_FOUND"),
-        (a_file, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
-        (a_loop, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
-        (a_name_too_long, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        (a_file, "INVALID_ARGUMENT", "SOURCE_NOT_A_FOLDER"),
+        (a_loop, "INVALID_ARGUMENT", "INVALID_SOURCE"),
+        (a_name_too_long, "INVALID_ARGUMENT", "INVALID_SOURCE"),
     ],
 )
 def test_a_source_path_that_leads_to_no_folder_is_refused(
@@ -316,6 +316,31 @@ def test_a_source_path_that_leads_to_no_folder_is_refused(
         run(store, make(tmp_path), name="x")
     assert (refusal.value.code, refusal.value.reason) == (code, reason)
     assert str(tmp_path) not in refusal.value.message
+    assert_untouched(store)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (PermissionError(errno.EACCES, "no"), "SOURCE_UNREADABLE"),
+        (OSError(errno.EIO, "broken disk"), None),
+    ],
+)
+def test_a_source_that_must_not_be_read_is_refused_and_a_broken_disk_is_not_its_fault(
+    store: Store,
+    good: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    raised: str | None,
+) -> None:
+    def refuse(_folder: Path) -> None:  # whoever runs the tests may read everything
+        raise error
+
+    monkeypatch.setattr("services.storemgr.folder.os.scandir", refuse)
+    with pytest.raises((BriskError, OSError)) as refusal:
+        run(store, good)
+    assert getattr(refusal.value, "reason", None) == raised
+    monkeypatch.undo()
     assert_untouched(store)
 
 

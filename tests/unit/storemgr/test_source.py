@@ -29,12 +29,12 @@ def test_a_model_is_called_as_asked_or_as_its_folder(path: str, given: str, name
 @pytest.mark.parametrize(
     ("path", "name", "reason", "problem"),
     [
-        ("", "", "INVALID_ARGUMENT", "must be set"),
-        ("models/tiny", "", "INVALID_ARGUMENT", "must be absolute"),
-        ("./tiny", "", "INVALID_ARGUMENT", "must be absolute"),
-        ("~/tiny", "", "INVALID_ARGUMENT", "must be absolute"),
-        ("/models/\0tiny", "", "INVALID_ARGUMENT", "must not contain NUL"),
-        ("/" + "x" * PATH_BYTES_MAX, "", "INVALID_ARGUMENT", "at most 4096 bytes. Given: 4097"),
+        ("", "", "INVALID_SOURCE", "must be set"),
+        ("models/tiny", "", "INVALID_SOURCE", "must be absolute"),
+        ("./tiny", "", "INVALID_SOURCE", "must be absolute"),
+        ("~/tiny", "", "INVALID_SOURCE", "must be absolute"),
+        ("/models/\0tiny", "", "INVALID_SOURCE", "must not contain NUL"),
+        ("/" + "x" * PATH_BYTES_MAX, "", "INVALID_SOURCE", "at most 4096 bytes. Given: 4097"),
         ("/", "", "INVALID_NAME", "must not be empty"),
         ("/models/mein modell", "", "INVALID_NAME", "mein modell"),
         ("/models/tiny", "../../etc", "INVALID_NAME", "model name"),

@@ -72,6 +72,17 @@ def _hint(error: BriskError) -> str | None:
             )
         case NotFoundError(reason="MODEL_NOT_FOUND"):
             hint = "`brisk ls` lists what is deployed"
+        case NotFoundError(reason="SOURCE_NOT_FOUND"):
+            hint = "the folder has to be on each machine that runs a store manager"
+        case InvalidRequestError(reason="SOURCE_NOT_A_FOLDER"):
+            hint = "give the folder that has config.json and the *.safetensors files"
+        case InvalidRequestError(reason="SOURCE_UNREADABLE"):
+            hint = (
+                "let the user that runs the store manager read it: `chmod -R a+rX` on the folder, "
+                "and `chmod a+x` on those above"
+            )
+        case InvalidRequestError(reason="INVALID_SOURCE"):
+            hint = "give an absolute path of a folder on the store manager's machine"
         case ResourceExhaustedError(reason="INSUFFICIENT_MEMORY"):
             hint = (
                 "give the device more memory (`brisk up --device`), or deploy with fewer --slots "
