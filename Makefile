@@ -56,7 +56,7 @@ fuzz: ## fuzz the native parsers, FUZZ_RUNS inputs each, where clang is there
 lint: setup lint-proto ## check format, style and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/clang-format --dry-run --Werror $$(find native -name '*.?pp' -not -path '*/build/*')
+	@$(BIN)/clang-format --dry-run --Werror $$(find native tests -name '*.?pp' -not -path '*/build/*')
 	@$(BIN)/lint-imports --no-cache
 lint-proto: ## check the protos with buf, where npm is there to bring it
 	@if command -v npm >/dev/null; then \
@@ -68,7 +68,7 @@ type: setup ## check types (mypy --strict)
 check: lint type test ## what CI runs
 fmt: setup ## format Python and C++
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
-	@$(BIN)/clang-format -i $$(find native -name '*.?pp' -not -path '*/build/*')
+	@$(BIN)/clang-format -i $$(find native tests -name '*.?pp' -not -path '*/build/*')
 bench: setup ## run all benchmarks in full and write docs/benchmarks/
 	@for program in bench/[a-z]*.py; do \
 	  grep -q __main__ $$program || continue; $(BIN)/python $$program || failed=1; done; exit $${failed:-0}
