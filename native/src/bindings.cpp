@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +21,7 @@
 #include "brisk/chunk.hpp"
 #include "brisk/crc32c.hpp"
 #include "brisk/errors.hpp"
+#include "brisk/gathered_file.hpp"
 #include "brisk/manifest.hpp"
 #include "brisk/page_buffer.hpp"
 #include "brisk/safetensors_header.hpp"
@@ -128,6 +130,32 @@ Checksums copy_file(const py::object& source, const py::object& target, const Pr
              [from = to_path(source), to = to_path(target)](const brisk::JobOptions& options) {
                return brisk::copy_file(from, to, options);
              });
+}
+
+// (source, offset, size, target) of each piece; (path, checksums or None) of each source.
+using Pieces = std::vector<std::array<std::uint64_t, 4>>;
+using Sources = std::vector<std::pair<py::object, std::optional<Checksums>>>;
+
+py::tuple gather_file(const py::object& target, const py::object& prefix, const Pieces& pieces,
+                      const Sources& sources, std::uint64_t size, std::int64_t threads,
+                      const Progress& progress, const std::shared_ptr<brisk::CancelToken>& cancel) {
+  const PinnedBuffer prefix_bytes(prefix);
+  brisk::GatherPlan plan{.prefix = prefix_bytes.bytes(), .pieces = {}, .size = size};
+  plan.pieces.reserve(pieces.size());
+  for (const auto& [source, offset, piece_bytes, place] : pieces) {
+    // A number beyond the sources stays one.
+    const auto number = static_cast<std::uint32_t>(std::min<std::uint64_t>(source, UINT32_MAX));
+    plan.pieces.push_back(
+        {.source = number, .offset = offset, .size = piece_bytes, .target = place});
+  }
+  std::vector<brisk::GatherSource> files;
+  files.reserve(sources.size());
+  for (const auto& [path, expected] : sources) files.push_back({to_path(path), expected});
+  const brisk::GatheredFile made =
+      run(threads, progress, cancel, [&, to = to_path(target)](const brisk::JobOptions& options) {
+        return brisk::gather_file(to, plan, files, options);
+      });
+  return py::make_tuple(made.checksums, made.direct_reads && made.direct_writes);
 }
 
 std::uint32_t crc32c(const py::object& data, std::uint32_t value) {
@@ -288,6 +316,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("copy_file", copy_file, py::arg("src"), py::arg("dst"), py::kw_only(),
         py::arg("progress") = py::none(), py::arg("cancel") = no_cancel,
         "Copy a file to a new one and return the CRC32C of each chunk.");
+  m.def("gather_file", gather_file, py::arg("dst"), py::kw_only(), py::arg("prefix"),
+        py::arg("pieces"), py::arg("sources"), py::arg("size_bytes"), py::arg("threads") = 4,
+        py::arg("progress") = py::none(), py::arg("cancel") = no_cancel,
+        "Put a new file together from ranges of others.");
   m.def("crc32c", crc32c, py::arg("data"), py::arg("value") = 0,
         "Return the CRC32C of a buffer, continuing from `value`.");
   m.def("parse_header", parse_header, py::arg("path"),

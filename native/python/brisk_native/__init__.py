@@ -11,6 +11,8 @@ thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 
 `load_adapter` and `save_adapter` read and write LoRA adapters in PEFT's layout.
 
+`convert` writes a model in the stored form, which is laid out for loading; any tool opens it.
+
 `load_tensors` brings a folder of safetensors, as Hugging Face lays it out, into torch tensors;
 `open` gives them one by one, `inspect` says what is there and `verify` whether it is sound. What a
 file says of itself is checked first (`parse_header`). torch is imported when the first tensor is
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from brisk_native._adapter import Adapter, load_adapter, save_adapter
 from brisk_native._adapter_config import AdapterConfig
+from brisk_native._convert import Conversion, WrittenWeights, convert, write_weights
 from brisk_native._implementation import (
     IMPLEMENTATION,
     CancelToken,
@@ -72,6 +75,7 @@ __all__ = [
     "AdapterConfig",
     "CancelToken",
     "ChecksumError",
+    "Conversion",
     "FileBuffer",
     "FileChangedError",
     "Header",
@@ -93,7 +97,9 @@ __all__ = [
     "Verification",
     "WeightFile",
     "Weights",
+    "WrittenWeights",
     "checksum_file",
+    "convert",
     "copy_file",
     "crc32c",
     "execution_order",
@@ -110,4 +116,5 @@ __all__ = [
     "save_adapter",
     "start_loading",
     "verify",
+    "write_weights",
 ]

@@ -1,4 +1,4 @@
-"""What the command line does: say what is in a folder, whether it is sound, how fast it loads.
+"""What the command line does: convert a folder, inspect, verify and time it.
 
 Results go to stdout, as text or with --json as one object; progress and refusals go to stderr.
 Exit status: 0 done, 1 the files are not sound or cannot be read, 2 the call was wrong, 130
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from brisk_native._convert import Conversion, convert
 from brisk_native._implementation import IMPLEMENTATION
 from brisk_native._progress import ProgressBar
 from brisk_native._speed import Speed, measure
@@ -32,7 +33,8 @@ _REFUSALS = (ChecksumError, InvalidCheckpointError, InvalidHeaderError, ShortRea
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
-    command = {"inspect": _inspect, "verify": _verify, "bench": _bench}[options.command]
+    commands = {"convert": _convert, "inspect": _inspect, "verify": _verify, "bench": _bench}
+    command = commands[options.command]
     try:
         command(options)
         sys.stdout.flush()
@@ -52,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     texts = {
+        "convert": "write a folder's model in the stored form, which is laid out for loading",
         "inspect": "list the tensors of a folder or file",
         "verify": "check headers, index and all checksums of brisk.json",
         "bench": "measure how fast the weights come into memory, past the page cache",
@@ -59,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("source", help="a folder as Hugging Face lays it out, or one file")
+        if name == "convert":
+            command.add_argument("target", help="the folder to make, or to replace if converted")
         command.add_argument("--json", action="store_true", help="print one JSON object")
         if name != "inspect":
             command.add_argument(
@@ -81,6 +86,23 @@ def _between(text: str, least: int, most: int) -> int:
     if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
         raise argparse.ArgumentTypeError(f"must be between {least} and {most}, not {text}")
     return int(text)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    bar = ProgressBar(sys.stderr)
+    try:
+        done = convert(options.source, options.target, threads=options.threads, progress=bar)
+    finally:
+        bar.end()
+    if options.json:
+        _print_json(_conversion_json(done))
+        return
+    _print(
+        f"{done.tensors} tensors, {done.written_bytes / 1e9:.2f} GB written in "
+        f"{done.seconds:.2f} s: {done.gb_per_s:.2f} GB/s, on the disk"
+    )
+    source = "verified by its brisk.json" if done.verified else "not verified: no brisk.json"
+    _print(f"{'direct' if done.direct else 'buffered'} reads and writes; source {source}")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -159,8 +181,13 @@ def _summary(weights: Weights) -> str:
     totals = _totals(weights)
     return (
         f"{totals['tensors']} tensors, {totals['parameters']} parameters, "
-        f"{weights.tensor_bytes / 1e9:.2f} GB in {len(weights.files)} files"
+        f"{weights.tensor_bytes / 1e9:.2f} GB in {len(weights.files)} files{_form(weights)}"
     )
+
+
+def _form(weights: Weights) -> str:
+    is_stored = all(file.header.is_stored_form for file in weights.files)
+    return ", in the stored form" if is_stored else ""
 
 
 def _totals(weights: Weights) -> Mapping[str, object]:
@@ -178,6 +205,7 @@ def _weights_json(weights: Weights) -> Mapping[str, object]:
             "name": file.name,
             "size_bytes": file.header.file_bytes,
             "data_offset": file.header.data_offset,
+            "stored_form": file.header.is_stored_form,
             "metadata": dict(file.header.metadata),
             "tensors": [
                 {
@@ -193,6 +221,20 @@ def _weights_json(weights: Weights) -> Mapping[str, object]:
         for file in weights.files
     ]
     return {"files": files, "totals": _totals(weights)}
+
+
+def _conversion_json(done: Conversion) -> Mapping[str, object]:
+    return {
+        "folder": os.fspath(done.folder),
+        "tensors": done.tensors,
+        "tensor_bytes": done.tensor_bytes,
+        "written_bytes": done.written_bytes,
+        "verified": done.verified,
+        "direct": done.direct,
+        "seconds": done.seconds,
+        "gb_per_s": done.gb_per_s,
+        "implementation": IMPLEMENTATION,
+    }
 
 
 def _speed_json(speed: Speed) -> Mapping[str, object]:

@@ -11,8 +11,10 @@ import os
 import stat
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -148,6 +150,57 @@ def copy_file(
     return checksums
 
 
+def gather_file(
+    dst: str | os.PathLike[str],
+    *,
+    prefix: Buffer,
+    pieces: Sequence[tuple[int, int, int, int]],
+    sources: Sequence[tuple[str | os.PathLike[str], Sequence[int] | None]],
+    size_bytes: int,
+    threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[int], bool]:
+    """Put the new file `dst` of `size_bytes` together from ranges of others.
+
+    It begins with `prefix`, holds the `pieces` and zeros elsewhere. A piece is (number of the
+    source, offset in it, size, offset in `dst`), in bytes; they are sorted by the last and do not
+    overlap. A source is a path and the checksums of its chunks, or None: then it is not verified.
+
+    Returns the CRC32C of each chunk of `dst`, and whether all of it was read and written past the
+    page cache. The contents are on the disk then; the folder's entry is the caller's to make
+    durable. Raises what `copy_file` raises, ChecksumError naming a source, and ValueError for
+    pieces that break the rules. Whatever is raised, no `dst` of this call is left.
+    """
+    _check_threads(threads)
+    for path, expected in sources:
+        if expected is not None:
+            found = checksum_file(path, cancel=cancel)
+            _check_count(path, len(found) * CHUNK_BYTES, len(expected))
+            for chunk, (actual, wanted) in enumerate(zip(found, expected, strict=True)):
+                _compare(path, chunk, actual, wanted)
+    checksums = []
+    with ExitStack() as stack:
+        opened = [(path, *stack.enter_context(_open_source(path))) for path, _ in sources]
+        plan = _GatherPlan(prefix=bytes(prefix), pieces=pieces, size_bytes=size_bytes)
+        plan.check([(path, size) for path, _, size in opened])
+        target = stack.enter_context(_new_file(dst))
+        for _, offset, length in _Job(size_bytes, progress, cancel).chunks():
+            room = bytearray(length)
+            with memoryview(room) as view:
+                for source, begin, part, place in plan.parts(offset, length):
+                    path, fd, _ = opened[source]
+                    _fill(fd, view[place : place + part], begin, path)
+            if offset < len(plan.prefix):
+                own = plan.prefix[offset : offset + length]
+                room[: len(own)] = own
+            checksums.append(crc32c(room))
+            _write(target, memoryview(room), offset, dst)
+        with _naming(dst):
+            os.fsync(target)
+    return checksums, False
+
+
 def crc32c(data: Buffer, value: int = 0) -> int:
     """Return the CRC32C of `data`, continuing from `value`.
 
@@ -235,6 +288,45 @@ def _make_table() -> tuple[int, ...]:
 _TABLE: Final = _make_table()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GatherPlan:
+    """What `gather_file` is to put where."""
+
+    prefix: bytes
+    pieces: Sequence[tuple[int, int, int, int]]
+    size_bytes: int
+
+    def check(self, sources: Sequence[tuple[str | os.PathLike[str], int]]) -> None:
+        """Raise ValueError, or ShortReadError if a source ends before a piece does."""
+        reached = len(self.prefix)
+        for source, offset, size, target in self.pieces:
+            if source >= len(sources):
+                raise ValueError("a piece of a source that is none")
+            if target < reached:
+                raise ValueError("a piece over another one")
+            if target + size > self.size_bytes:
+                raise ValueError("a piece beyond the end of the target")
+            reached = target + size
+            path, there = sources[source]
+            if offset + size > there:
+                raise ShortReadError(
+                    f"{os.fspath(path)}: wanted {size} bytes at offset {offset}, "
+                    f"the file ends after {max(0, there - offset)}"
+                )
+        if reached > self.size_bytes:
+            raise ValueError("a prefix beyond the end of the target")
+
+    def parts(self, offset: int, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield source, offset in it, size and place in the chunk of what a chunk consists of."""
+        first = bisect_right(self.pieces, offset, key=lambda piece: piece[3] + piece[2])
+        for source, begin, size, target in self.pieces[first:]:
+            if target >= offset + length:
+                return
+            start, stop = max(offset, target), min(offset + length, target + size)
+            if stop > start:
+                yield source, begin + start - target, stop - start, start - offset
+
+
 class _Job:
     """The walk through the chunks of one file: obeys the token, reports progress."""
 
@@ -297,7 +389,10 @@ def _check_count(path: str | os.PathLike[str], size: int, given: int) -> None:
 
 
 def _verify(chunk: memoryview, expected: int, path: str | os.PathLike[str], number: int) -> None:
-    actual = crc32c(chunk)
+    _compare(path, number, crc32c(chunk), expected)
+
+
+def _compare(path: str | os.PathLike[str], number: int, actual: int, expected: int) -> None:
     if actual != expected:
         detail = f"crc32c is {actual:08x}, expected {expected:08x}"
         raise ChecksumError(os.fspath(path), number, number * CHUNK_BYTES, detail)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         checksum_file,
         copy_file,
         crc32c,
+        gather_file,
         parse_header,
         parse_header_bytes,
         parse_manifest,
@@ -33,6 +34,7 @@ else:
     checksum_file = _chosen.checksum_file
     copy_file = _chosen.copy_file
     crc32c = _chosen.crc32c
+    gather_file = _chosen.gather_file
     parse_header = _chosen.parse_header
     parse_header_bytes = _chosen.parse_header_bytes
     parse_manifest = _chosen.parse_manifest
@@ -46,6 +48,7 @@ __all__ = [
     "checksum_file",
     "copy_file",
     "crc32c",
+    "gather_file",
     "parse_header",
     "parse_header_bytes",
     "parse_manifest",

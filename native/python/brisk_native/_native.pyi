@@ -44,6 +44,17 @@ def copy_file(
     progress: Callable[[int], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> list[int]: ...
+def gather_file(
+    dst: str | os.PathLike[str],
+    *,
+    prefix: Buffer,
+    pieces: Sequence[tuple[int, int, int, int]],
+    sources: Sequence[tuple[str | os.PathLike[str], Sequence[int] | None]],
+    size_bytes: int,
+    threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[int], bool]: ...
 def crc32c(data: Buffer, value: int = 0) -> int: ...
 def parse_header(path: str | os.PathLike[str]) -> Header: ...
 def parse_header_bytes(

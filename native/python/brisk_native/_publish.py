@@ -1,17 +1,26 @@
-"""Put a finished folder in its place, all at once: readers see the old one or the new one."""
+"""Put a finished folder in its place, all at once: readers see the old one or the new one.
+
+It is put together under another name beside its place, made durable and moved there by one rename;
+where there is a folder already, the two change places. Its maker holds a lock on what it makes,
+which ends with it however it ends: what is there without a lock is a dead one's debris.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+_TRIES_MAX: Final = 16
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 
@@ -20,13 +29,14 @@ _RENAME_EXCHANGE: Final = 2
 def replacement_of(folder: Path) -> Iterator[Path]:
     """Give a new folder beside `folder` that takes its place when the block ends.
 
-    If the block raises, or the process dies, `folder` is what it was; what the block left is
-    removed in the first case. Raises OSError.
+    What is put there must be durable already. If the block raises, or the process dies, `folder` is
+    what it was; what the block left is removed at once in the first case, by the next replacement
+    of `folder` in the second. Raises OSError; EINVAL where the file system cannot exchange folders.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    _sweep(folder)
+    staged, lock = _claim(folder)
     try:
-        staged.chmod(0o777 & ~_umask())
         yield staged
         _sync_folder(staged)
         if folder.exists():
@@ -35,9 +45,8 @@ def replacement_of(folder: Path) -> Iterator[Path]:
             staged.rename(folder)
         _sync_folder(folder.parent)
     finally:  # what is there now is the old one, if they were exchanged
-        if staged.is_symlink():
-            staged.unlink()
-        shutil.rmtree(staged, ignore_errors=True)
+        os.close(lock)
+        _remove(staged)
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
@@ -56,6 +65,56 @@ def refuse_strangers(folder: Path, ours: Mapping[str, object]) -> None:
         raise FileExistsError(errno.EEXIST, text, os.fspath(folder))
 
 
+def _prefix(folder: Path) -> str:
+    """Return how the names of folders begin that are to become `folder`."""
+    digest = hashlib.sha256(os.fsencode(folder.name)).hexdigest()
+    return f".brisk-{digest[:16]}-"
+
+
+def _claim(folder: Path) -> tuple[Path, int]:
+    """Make an empty folder beside `folder`; return it and the descriptor that locks it."""
+    for _ in range(_TRIES_MAX):
+        staged = folder.parent / (_prefix(folder) + secrets.token_hex(4))
+        staged.mkdir()
+        lock = _lock(staged)
+        if lock is not None and staged.exists():
+            return staged, lock
+        if lock is not None:  # another one took it for debris before it was locked
+            os.close(lock)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), os.fspath(folder))
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that holds the folder's lock; None if it is gone or another has it."""
+    try:
+        descriptor = os.open(folder, _OPEN_FOLDER)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what makers that died have left."""
+    with os.scandir(folder.parent) as entries:
+        found = [Path(entry.path) for entry in entries if entry.name.startswith(_prefix(folder))]
+    for path in found:
+        with suppress(OSError):  # nothing that a maker leaves, or another one sweeps, too
+            if (lock := _lock(path)) is not None:
+                _remove(path)
+                os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():  # what was there before was a link to a folder
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _exchange(one: Path, other: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(one), os.fsencode(other)
@@ -64,15 +123,9 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(code, os.strerror(code), os.fspath(other))
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
 def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder, _OPEN_FOLDER)
     try:
-        os.fsync(fd)
+        os.fsync(descriptor)
     finally:
-        os.close(fd)
+        os.close(descriptor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +54,13 @@ def verify(
                 progress(before + now, total)
 
         found = checksum_file(path, threads=threads, progress=report, cancel=cancel)
-        _compare(path, found, checksums[name])
+        compare(path, found, checksums[name])
         done = before + path.stat().st_size
     return Verification(weights=weights, files_checked=len(paths), bytes_checked=done)
 
 
-def _compare(path: Path, found: list[int], expected: tuple[int, ...]) -> None:
+def compare(path: Path, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise ChecksumError for the first chunk of `path` that is not as expected."""
     if len(found) != len(expected):
         first = min(len(found), len(expected))
         detail = f"the file has {len(found)} chunks, {len(expected)} checksums were given"

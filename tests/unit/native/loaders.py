@@ -33,6 +33,7 @@ class Loader:
     read_file: Callable[..., tuple[Buffer, ReadResult]]
     checksum_file: Callable[..., list[int]]
     copy_file: Callable[..., list[int]]
+    gather_file: Callable[..., tuple[list[int], bool]]
     crc32c: Callable[..., int]
     parse_header: Callable[..., Header]
     parse_header_bytes: Callable[..., Header]
@@ -54,6 +55,7 @@ def find(name: str) -> Loader:
         read_file=module.read_file,
         checksum_file=module.checksum_file,
         copy_file=module.copy_file,
+        gather_file=module.gather_file,
         crc32c=module.crc32c,
         parse_header=module.parse_header,
         parse_header_bytes=module.parse_header_bytes,

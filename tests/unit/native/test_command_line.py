@@ -74,6 +74,23 @@ def test_verify_says_what_was_checked_and_finds_damage(tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
+def test_convert_says_what_it_wrote_and_how_fast(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    make_model(tmp_path / "source")
+    ran = run("convert", tmp_path / "source", tmp_path / "made")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.search(r"tensors, [0-9.]+ GB written in [0-9.]+ s: [0-9.]+ GB/s", ran.stdout)
+    assert "source verified by its brisk.json" in ran.stdout
+    document = found(run("convert", tmp_path / "source", tmp_path / "made", "--json"))
+    assert isinstance(document, dict)
+    assert document["folder"] == str(tmp_path / "made")
+    assert document["gb_per_s"] > 0
+    assert "in the stored form" in run("verify", tmp_path / "made").stdout
+    assert "__brisk_padding__" not in run("inspect", tmp_path / "made").stdout
+    ran = run("convert", tmp_path / "source", tmp_path / "source" / "brisk.json")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+
+
 def test_bench_measures_every_run(tmp_path: Path) -> None:
     make_model(tmp_path)
     document = found(run("bench", tmp_path, "--runs", "2", "--json"))
