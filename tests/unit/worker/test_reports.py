@@ -11,9 +11,8 @@ from services.common.placement import Device, InstanceState, WorkerState
 from services.worker.engine import DeviceEngine
 from services.worker.reports import Identity, StateSource, report_forever
 from tests.unit.worker.doubles import until
-from tests.unit.worker.test_instances import House, house
+from tests.unit.worker.instances_house import House
 
-__all__ = ["house"]
 IDENTITY = Identity(worker_id="w", node_id="n", address="127.0.0.1:1")
 
 
