@@ -12,14 +12,10 @@ from typing import Final
 
 import brisk_native
 
-from services.storemgr.manifest import CHUNK_BYTES
 from services.storemgr.ports import Job, JobStoppedError, Progress
 from services.storemgr.refusal import MalformedError
 
 _PROBE_BYTES: Final = 64 * 1024
-
-if brisk_native.CHUNK_BYTES != CHUNK_BYTES:
-    raise ImportError("brisk_native cuts files into other chunks than the store's manifests")
 
 
 class NativeDisk:

@@ -6,9 +6,11 @@ transformers: the worker's Check does that before a model is deployed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
+
+import brisk_native
 
 from services.common.names import shorten
 from services.storemgr.facts import ModelFacts, Tally
@@ -18,13 +20,10 @@ from services.storemgr.folder import (
     SUPPORT_BYTES_MAX,
     FileKind,
     ModelFile,
-    opened,
-    read_at,
     read_whole,
 )
-from services.storemgr.header import LENGTH_BYTES, Header, header_bytes, parse_header
 from services.storemgr.model_config import ModelConfig, parse_config
-from services.storemgr.refusal import blaming, invalid_model
+from services.storemgr.refusal import MalformedError, blaming, invalid_model
 from services.storemgr.weight_index import WeightIndex, parse_index
 
 TENSORS_MAX: Final = 500_000  # of all files together
@@ -44,7 +43,7 @@ def inspect(files: Sequence[ModelFile]) -> ModelFacts:
         if file.kind is not FileKind.WEIGHTS:
             continue
         with blaming(file.name):
-            header = read_header(file)
+            header = read_header(file.path)
         tally.add(header.tensors)
         _place(file_of, header, file.name)
     if not file_of:
@@ -53,13 +52,17 @@ def inspect(files: Sequence[ModelFile]) -> ModelFacts:
     return tally.facts(config)
 
 
-def read_header(file: ModelFile) -> Header:
+def read_header(path: Path) -> brisk_native.Header:
     """Return the header of a safetensors file. Raises MalformedError and OSError."""
-    with opened(file.path) as descriptor:
-        size = os.fstat(descriptor).st_size
-        prefix = read_at(descriptor, 0, min(LENGTH_BYTES, size))
-        length = header_bytes(prefix, size)
-        return parse_header(read_at(descriptor, LENGTH_BYTES, length), size)
+    try:
+        return brisk_native.parse_header(path)
+    except brisk_native.InvalidHeaderError as error:
+        fault = error.reason
+        if error.tensor is not None:
+            fault = f"tensor {shorten(error.tensor)} {fault}"
+        raise MalformedError(f"has no sound header: {fault}") from None
+    except brisk_native.ShortReadError as error:
+        raise MalformedError("shrank while it was read") from error
 
 
 def _config(file: ModelFile) -> ModelConfig:
@@ -74,7 +77,7 @@ def _index(file: ModelFile | None) -> WeightIndex | None:
         return parse_index(read_whole(file.path, bytes_max=SUPPORT_BYTES_MAX))
 
 
-def _place(file_of: dict[str, str], header: Header, file: str) -> None:
+def _place(file_of: dict[str, str], header: brisk_native.Header, file: str) -> None:
     for tensor in header.tensors:
         other = file_of.setdefault(tensor.name, file)
         if other != file:

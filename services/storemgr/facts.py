@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from services.storemgr.header import Tensor
+from brisk_native import TensorInfo
+
 from services.storemgr.model_config import ModelConfig
 
 _HEAD: Final = "lm_head.weight"
@@ -37,9 +38,9 @@ class Tally:
         self._count: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._elements = 0
-        self._head: Tensor | None = None
+        self._head: TensorInfo | None = None
 
-    def add(self, tensors: Iterable[Tensor]) -> None:
+    def add(self, tensors: Iterable[TensorInfo]) -> None:
         """Take in the tensors of one file."""
         for tensor in tensors:
             self._count[tensor.dtype] += 1

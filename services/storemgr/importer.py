@@ -209,4 +209,5 @@ def _manifest(order: ImportOrder, facts: ModelFacts, stored: tuple[StoredFile, .
         imported_at=now,
         facts=facts,
         files=stored,
+        is_stored_form=False,
     )

@@ -1,5 +1,6 @@
 """brisk.json: what the store knows about a model, beside its files.
 
+Files, sizes and checksums are brisk_native's (ADR 0006); the store adds members of its own.
 Written last into a folder that is not yet published, so that a folder with a manifest is whole.
 The revision is a digest of the manifest's content facts: file names, sizes and chunk checksums.
 Times and places are not part of it, so equal content has equal revisions wherever it came from.
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+import brisk_native
 
 from services.common.errors import InvalidArgumentError
 from services.common.model import ModelInfo, ModelRef
@@ -32,15 +35,14 @@ from services.storemgr.strict_json import (
 )
 
 MANIFEST: Final = "brisk.json"
-VERSION: Final = 1
-CHUNK_BYTES: Final = 4 << 20  # how checksums are cut; part of the revision
+VERSION: Final = 2
+CHUNK_BYTES: Final = brisk_native.CHUNK_BYTES  # how checksums are cut; part of the revision
 MANIFEST_BYTES_MAX: Final = 64 << 20
 REVISION_CHARS: Final = 16
 
 _RULES: Final = JsonRules(
     size_bytes_max=MANIFEST_BYTES_MAX, containers_max=10_000, values_max=8_000_000
 )
-_CHECKSUM: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _REVISION: Final = re.compile(rf"[0-9a-f]{{{REVISION_CHARS}}}", re.ASCII)
 _INTEGER_MAX: Final = 2**63 - 1
 
@@ -65,6 +67,7 @@ class Manifest:
     imported_at: datetime  # UTC; the latest import of this revision
     facts: ModelFacts
     files: tuple[StoredFile, ...]  # sorted by name
+    is_stored_form: bool  # of the weights; False: they are as they came
 
     @property
     def ref(self) -> ModelRef:
@@ -118,6 +121,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "name": manifest.name,
         "revision": manifest.revision,
         "imported_at": manifest.imported_at.isoformat(),
+        "form": int(manifest.is_stored_form),
         "chunk_bytes": CHUNK_BYTES,
         "model": {
             "architecture": facts.architecture,
@@ -144,14 +148,13 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def decode_manifest(raw: bytes) -> Manifest:
     """Return the manifest that `raw` holds. Raises MalformedError, also for unknown versions."""
+    try:
+        core = brisk_native.parse_manifest_bytes(raw)
+    except brisk_native.InvalidCheckpointError as error:
+        raise MalformedError(error.reason) from None
     document = parse_object(raw, _RULES)
-    version = document.get("version")
-    if version != VERSION or not is_integer(version):
-        given = str(version) if is_integer(version) else described(version)
-        raise MalformedError(f"has version {given}, this store manager knows {VERSION}")
-    if _integer(document, "chunk_bytes") != CHUNK_BYTES:
-        raise MalformedError(f"has chunks of other than {CHUNK_BYTES} bytes")
-    files = tuple(_file(item) for item in _list(document, "files"))
+    items = zip(core.files, _list(document, "files"), strict=True)
+    files = tuple(_file(file, item) for file, item in items)
     names = [file.name for file in files]
     if names != sorted(set(names)):
         raise MalformedError("has files that are not in order")
@@ -161,6 +164,7 @@ def decode_manifest(raw: bytes) -> Manifest:
         imported_at=_time(document),
         facts=_facts(document.get("model")),
         files=files,
+        is_stored_form=core.form == 1,
     )
     if manifest.revision != revision_of(files):
         raise MalformedError("has a revision that is not that of its files")
@@ -199,31 +203,21 @@ def _facts(value: object) -> ModelFacts:
     )
 
 
-def _file(value: object) -> StoredFile:
+def _file(file: brisk_native.ManifestFile, value: object) -> StoredFile:
     if not is_object(value):
         raise MalformedError(f"has {described(value)} among its files")
-    name, kind = _text(value, "name"), _text(value, "kind")
-    if not is_file_name(name):
-        raise MalformedError(f"has a file called {shorten(name)}")
+    if not is_file_name(file.name):
+        raise MalformedError(f"has a file called {shorten(file.name)}")
+    kind = _text(value, "kind")
     if kind not in FileKind.__members__.values():
         raise MalformedError(f"has a file of kind {shorten(kind)}")
-    size = _integer(value, "size_bytes")
-    checksums = tuple(_checksum(item) for item in _list(value, "crc32c"))
-    if len(checksums) != -(-size // CHUNK_BYTES):
-        raise MalformedError(f"has {len(checksums)} checksums for {shorten(name)} of {size} bytes")
     return StoredFile(
-        name=name,
+        name=file.name,
         kind=FileKind(kind),
-        size_bytes=size,
+        size_bytes=file.size_bytes,
         modified_ns=_integer(value, "modified_ns"),
-        checksums=checksums,
+        checksums=file.crc32c,
     )
-
-
-def _checksum(value: object) -> int:
-    if not isinstance(value, str) or not _CHECKSUM.fullmatch(value):
-        raise MalformedError("has a checksum that is not 8 hexadecimal digits")
-    return int(value, 16)
 
 
 def _text(members: dict[str, object], key: str) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 
 import pytest
+from brisk_native import TensorInfo
+from brisk_native._types import DTYPE_BITS
 
 from services.storemgr.facts import ModelFacts, Tally
-from services.storemgr.header import DTYPE_BITS, Tensor
 from services.storemgr.model_config import parse_config
 
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
 ELEMENTS = 2 * 2 * 4 * 16
 
 
-def tensor(name: str, elements: int, dtype: str = "F32") -> Tensor:
+def tensor(name: str, elements: int, dtype: str = "F32") -> TensorInfo:
     size = elements * DTYPE_BITS[dtype] // 8
-    return Tensor(name=name, dtype=dtype, shape=(elements,), begin=0, end=size)
+    return TensorInfo(name=name, dtype=dtype, shape=(elements,), offset=0, size_bytes=size)
 
 
-def facts(*tensors: Tensor, **fields: object) -> ModelFacts:
+def facts(*tensors: TensorInfo, **fields: object) -> ModelFacts:
     tally = Tally()
     for each in tensors:
         tally.add([each])

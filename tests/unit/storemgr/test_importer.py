@@ -269,7 +269,7 @@ def test_what_counts_is_the_staged_content_and_not_what_was_seen_outside(
         before=lambda path: put("config.json", path, b"\xff" * len(content)),
         after=lambda path: put(WEIGHTS, path, content),
     )
-    with pytest.raises(InvalidArgumentError, match=r"model\.safetensors is not a safetensors file"):
+    with pytest.raises(InvalidArgumentError, match=r"model\.safetensors has no sound header"):
         run(store, good, disk, hard_links=False)
     assert weights.read_bytes() == content
     assert_untouched(store)

@@ -66,6 +66,7 @@ def manifest_of(*files: StoredFile) -> Manifest:
         imported_at=NOON,
         facts=FACTS,
         files=files,
+        is_stored_form=True,
     )
 
 
@@ -134,11 +135,7 @@ def test_times_may_have_any_zone() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"version": 2}, "has version 2, this store manager knows 1"),
-        ({"version": "1"}, "has version a string"),
-        ({"version": True}, "has version a boolean"),
-        ({"version": None}, "has version null"),
-        ({"chunk_bytes": 1}, "chunks of other than"),
+        ({"version": 3}, "has version 3, known are 1 to 2"),
         ({"name": "../x"}, "model name must"),
         ({"name": 1}, "a number as name"),
         ({"revision": "0123456789abcdef"}, "not that of its files"),
@@ -146,8 +143,7 @@ def test_times_may_have_any_zone() -> None:
         ({"imported_at": "2026-11-21T12:00:00"}, "a time without zone"),
         ({"model": []}, "a list as model"),
         ({"model": {}}, "null as architecture"),
-        ({"files": None}, "null as files"),
-        ({"files": [1]}, "a number among its files"),
+        ({"files": [1]}, "there must be '{'"),
     ],
 )
 def test_a_manifest_of_another_make_is_refused(change: dict[str, object], problem: str) -> None:
@@ -160,14 +156,11 @@ def test_a_manifest_of_another_make_is_refused(change: dict[str, object], proble
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"name": "../x"}, "a file called '../x'"),
-        ({"name": "/etc/passwd"}, "a file called"),
+        ({"name": "../x"}, "whose name is none of a file in its folder"),
+        ({"name": ".x"}, "a file called '.x'"),
         ({"kind": "code"}, "kind 'code'"),
-        ({"size_bytes": -1}, "-1 as size_bytes"),
-        ({"size_bytes": 1}, "2 checksums for 'model.safetensors' of 1 bytes"),
+        ({"size_bytes": 1}, "2 checksums for model.safetensors, 1 bytes"),
         ({"modified_ns": "now"}, "a string as modified_ns"),
-        ({"crc32c": ["0000000g", "00000000"]}, "8 hexadecimal digits"),
-        ({"crc32c": [1, 2]}, "8 hexadecimal digits"),
     ],
 )
 def test_a_manifest_with_an_impossible_file_is_refused(
@@ -183,5 +176,12 @@ def test_a_manifest_with_an_impossible_file_is_refused(
 def test_two_files_of_one_name_are_refused() -> None:
     document = json.loads(encode_manifest(manifest_of(FILE)))
     document["files"] *= 2
+    with pytest.raises(MalformedError, match=r"lists model\.safetensors twice"):
+        decode_manifest(json.dumps(document).encode())
+
+
+def test_files_out_of_order_are_refused() -> None:
+    document = json.loads(encode_manifest(manifest_of(SUPPORT, FILE)))
+    document["files"].reverse()
     with pytest.raises(MalformedError, match="not in order"):
         decode_manifest(json.dumps(document).encode())
