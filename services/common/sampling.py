@@ -54,39 +54,50 @@ class Sampling:
         return replace(self, max_tokens=max_tokens)
 
 
-def _refuse(rule: str, given: object) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{rule}. Given: {given}", reason=Reason.INVALID_SAMPLING)
+def _refuse(parameter: str, rule: str, given: object) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{rule}. Given: {given}",
+        reason=Reason.INVALID_SAMPLING,
+        metadata={"parameter": parameter},
+    )
 
 
 def _check_numbers(sampling: Sampling) -> None:
     temperature, top_p, seed = sampling.temperature, sampling.top_p, sampling.seed
     if not math.isfinite(temperature) or not 0.0 <= temperature <= TEMPERATURE_MAX:
-        raise _refuse(f"temperature must be between 0 and {TEMPERATURE_MAX:g}", temperature)
+        raise _refuse(
+            "temperature", f"temperature must be between 0 and {TEMPERATURE_MAX:g}", temperature
+        )
     if not 0.0 < top_p <= 1.0:  # false for NaN too
-        raise _refuse("top_p must be above 0 and at most 1", top_p)
+        raise _refuse("top_p", "top_p must be above 0 and at most 1", top_p)
     if not 0 <= sampling.top_k <= _UINT32_MAX:
-        raise _refuse(f"top_k must be between 0 and {_UINT32_MAX}", sampling.top_k)
+        raise _refuse("top_k", f"top_k must be between 0 and {_UINT32_MAX}", sampling.top_k)
     if seed is not None and not 0 <= seed <= _UINT64_MAX:
-        raise _refuse(f"seed must be between 0 and {_UINT64_MAX}", seed)
+        raise _refuse("seed", f"seed must be between 0 and {_UINT64_MAX}", seed)
     if sampling.max_tokens is not None and not 1 <= sampling.max_tokens <= MAX_TOKENS_MAX:
         raise _refuse(
-            f"max_tokens must be at least 1 and at most {MAX_TOKENS_MAX}", sampling.max_tokens
+            "max_tokens",
+            f"max_tokens must be at least 1 and at most {MAX_TOKENS_MAX}",
+            sampling.max_tokens,
         )
 
 
 def _check_stops(sampling: Sampling) -> None:
     if len(sampling.stop) > STOP_TEXTS_MAX:
-        raise _refuse(f"stop must have at most {STOP_TEXTS_MAX} texts", len(sampling.stop))
+        raise _refuse("stop", f"stop must have at most {STOP_TEXTS_MAX} texts", len(sampling.stop))
     for text in sampling.stop:
         if not 1 <= len(text) <= STOP_CHARS_MAX:
             raise _refuse(
-                f"each stop text must have 1 to {STOP_CHARS_MAX} characters", shorten(text)
+                "stop", f"each stop text must have 1 to {STOP_CHARS_MAX} characters", shorten(text)
             )
     if len(sampling.stop_token_ids) > STOP_TOKENS_MAX:
         raise _refuse(
+            "stop_token_ids",
             f"stop_token_ids must have at most {STOP_TOKENS_MAX} tokens",
             len(sampling.stop_token_ids),
         )
     for token in sampling.stop_token_ids:
         if not 0 <= token <= _UINT32_MAX:
-            raise _refuse(f"each stop token id must be between 0 and {_UINT32_MAX}", token)
+            raise _refuse(
+                "stop_token_ids", f"each stop token id must be between 0 and {_UINT32_MAX}", token
+            )

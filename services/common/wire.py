@@ -189,6 +189,11 @@ def chunk_from_proto(message: model_pb2.TokenChunk) -> TokenChunk:
     )
 
 
+def finish_name(number: int) -> str:
+    """Return a finish reason's name on the wire, for logs and metrics."""
+    return model_pb2.FinishReason.Name(model_pb2.FinishReason.ValueType(number))
+
+
 def chunk_to_proto(chunk: TokenChunk) -> model_pb2.TokenChunk:
     """Return the message that parses back to `chunk`."""
     usage = chunk.usage

@@ -24,13 +24,13 @@ from services.router.config import RouterConfig
 from services.router.control import ControlForwarder
 from services.router.dispatch import Dispatcher
 from services.router.farewell import Farewell
+from services.router.front import Front
 from services.router.metrics import export_gauges
 from services.router.relay import RelayConfig
 from services.router.routes import RouteTable
 from services.router.service import (
     CONTROL_METHODS,
     SERVICE_NAMES,
-    Front,
     InferenceServicer,
     add_to_server,
 )

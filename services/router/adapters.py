@@ -1,13 +1,15 @@
-"""The router's ports over gRPC: the leading scheduler and the workers."""
+"""The router's ports over gRPC: the leading scheduler, its catalog and the workers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
+from brisk.control.v1 import control_service_pb2 as control_pb2
+from brisk.control.v1 import control_service_pb2_grpc as control_grpc
 from brisk.scheduler.v1 import scheduler_service_pb2 as scheduler_pb2
 from brisk.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 from brisk.worker.v1 import worker_service_pb2 as worker_pb2
@@ -35,13 +37,16 @@ from services.common.wire import (
     sampling_to_proto,
 )
 from services.router.job import Job
-from services.router.ports import AcquireEvent, Grant, RouteUpdate
+from services.router.ports import AcquireEvent, Grant, ModelCard, ModelState, RouteUpdate
+
+Answer = TypeVar("Answer")
 
 # A watch is renewed now and then: no call is without a deadline, and a fresh snapshot mends
 # whatever went wrong in the table.
 _WATCH_S_MAX: Final = 300.0
 _TRAILER_S_MAX: Final = 0.25  # usually it comes with the last message
 _RETRY_AFTER_S: Final = 1.0
+_TRIES_MAX: Final = 2
 _NOT_THE_LEADER: Final = frozenset(
     {Reason.UNAVAILABLE, Reason.NOT_LEADER, Reason.NO_LEADER, Reason.SHUTTING_DOWN}
 )
@@ -121,11 +126,49 @@ class GrpcScheduler:
 
     def _lost(self, leader: LeaderIdentity) -> UnavailableError:
         self._locator.invalidate(leader)
-        return UnavailableError(
-            "no scheduler leads at the moment",
-            reason=Reason.NO_LEADER,
-            retry_after_s=_RETRY_AFTER_S,
-        )
+        return _no_leader()
+
+
+class GrpcCatalog:
+    """`ports.Catalog` on whichever scheduler leads."""
+
+    def __init__(self, pool: ChannelPool, locator: LeaderLocator) -> None:
+        self._pool = pool
+        self._locator = locator
+
+    async def models(self, deadline: Deadline) -> tuple[ModelCard, ...]:
+        """Return all models."""
+        request = control_pb2.ListModelsRequest()
+        answer = await self._ask(lambda stub, s: stub.ListModels(request, timeout=s), deadline)
+        return tuple(_card(deployment) for deployment in answer.deployments)
+
+    async def model(self, name: str, deadline: Deadline) -> ModelCard:
+        """Return one model."""
+        request = control_pb2.GetModelRequest(name=name)
+        answer = await self._ask(lambda stub, s: stub.GetModel(request, timeout=s), deadline)
+        return _card(answer.deployment)
+
+    async def _ask(
+        self,
+        call: Callable[[control_grpc.ControlServiceAsyncStub, float], Awaitable[Answer]],
+        deadline: Deadline,
+    ) -> Answer:
+        """Ask the leader; these calls change nothing, so a leader that is away is asked once more.
+
+        The second time another one may lead.
+        """
+        for _ in range(_TRIES_MAX):
+            leader = await self._locator.locate()
+            with self._pool.use(leader.address) as channel:
+                stub = control_grpc.ControlServiceStub(channel)
+                try:
+                    return await call(stub, deadline.remaining_s())
+                except grpc.aio.AioRpcError as error:
+                    ours = from_rpc_error(error)
+                    if not (isinstance(ours, UnavailableError) and ours.reason in _NOT_THE_LEADER):
+                        raise ours from error
+            self._locator.invalidate(leader)
+        raise _no_leader()
 
 
 class GrpcWorkers:
@@ -157,6 +200,27 @@ class GrpcWorkers:
         """Connect now, so that the first request does not have to."""
         with suppress(ResourceExhaustedError), self._pool.use(route.worker_address) as channel:
             channel.get_state(try_to_connect=True)
+
+
+def _no_leader() -> UnavailableError:
+    return UnavailableError(
+        "no scheduler leads at the moment",
+        reason=Reason.NO_LEADER,
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
+def _card(deployment: control_pb2.Deployment) -> ModelCard:
+    ready, loading = deployment.instances_ready, deployment.instances_loading
+    state = ModelState.READY if ready else ModelState.LOADING if loading else ModelState.ZERO
+    return ModelCard(
+        name=deployment.name,
+        created_at_s=deployment.created_at.seconds,
+        state=state,
+        instances_ready=ready,
+        instances_loading=loading,
+        context_tokens_max=deployment.spec.context_tokens_max,
+    )
 
 
 async def _see_out(call: grpc.aio.Call) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from services.common.deadline import Deadline
@@ -52,6 +53,18 @@ class Scheduler(Protocol):
         """Yield all routes once, then each change, until the leadership or the watch ends."""
 
 
+class Usage(Protocol):
+    """Tokens of one request."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens produced."""
+
+
 class TokenChunk(Protocol):
     """The part of a worker's chunk that the router looks at; all of it goes on as it came."""
 
@@ -64,8 +77,16 @@ class TokenChunk(Protocol):
         """One or more tokens."""
 
     @property
+    def text(self) -> str:
+        """Text that became certain with these tokens."""
+
+    @property
     def finish_reason(self) -> int:
-        """0 while more follow."""
+        """0 while more follow; the wire's number."""
+
+    @property
+    def usage(self) -> Usage:
+        """The request's tokens; counted on the last chunk only."""
 
 
 class TokenIds(Protocol):
@@ -86,6 +107,39 @@ class WorkerMessage(Protocol):
     @property
     def prompt_tokens(self) -> TokenIds:
         """The prompt's tokens on the first message; empty on the others."""
+
+
+class ModelState(StrEnum):
+    """Whether a model can answer at once."""
+
+    READY = "ready"  # an instance serves
+    LOADING = "loading"  # one is on its way
+    ZERO = "zero"  # the next request starts one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """A deployed model as its users see it."""
+
+    name: str
+    created_at_s: int  # wall clock, seconds since 1970
+    state: ModelState
+    instances_ready: int
+    instances_loading: int
+    context_tokens_max: int  # 0 if nothing limits it
+
+
+class Catalog(Protocol):
+    """The deployed models, as the leading scheduler knows them.
+
+    Calls raise UnavailableError (NO_LEADER) while none leads.
+    """
+
+    async def models(self, deadline: Deadline) -> tuple[ModelCard, ...]:
+        """Return all models, those at zero included, sorted by name."""
+
+    async def model(self, name: str, deadline: Deadline) -> ModelCard:
+        """Return one model. Raises NotFoundError (MODEL_NOT_FOUND) naming near matches."""
 
 
 class Workers(Protocol):

@@ -45,12 +45,22 @@ def continuation(prompt: Sequence[int], seed: int, length: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Has what `Usage` of the wire has."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """Has what `TokenChunk` of the wire has."""
 
     first_index: int
     token_ids: tuple[int, ...]
+    text: str = ""
     finish_reason: int = 0
+    usage: Counts = Counts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
