@@ -84,6 +84,10 @@ def _checked_listen(given: str) -> str:
     return given
 
 
+def _checked_optional_listen(given: str) -> str:
+    return _checked_listen(given) if given else given
+
+
 def _checked_advertise(given: str) -> str:
     split_advertise(given)
     return given
@@ -104,6 +108,7 @@ def _checked_node_id(given: str) -> str:
 
 Advertise = Annotated[str, AfterValidator(_checked_advertise)]
 Listen = Annotated[str, AfterValidator(_checked_listen)]
+OptionalListen = Annotated[str, AfterValidator(_checked_optional_listen)]  # empty: not at all
 RedisUrl = Annotated[SecretStr, AfterValidator(_checked_redis_url)]
 NodeId = Annotated[str, AfterValidator(_checked_node_id)]
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvloop
 
@@ -40,6 +40,19 @@ _CLEAN_UP_S_MAX: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
+class Listener(Protocol):
+    """A server besides the gRPC one; what HouseServer does, it does too."""
+
+    async def start_serving(self) -> None:
+        """Open for calls."""
+
+    async def announce_leaving(self) -> None:
+        """Say that we leave and go on answering."""
+
+    async def drain(self, drain_s: float) -> None:
+        """Refuse new calls, let others finish within `drain_s`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """What a launcher learns from the ready file."""
@@ -48,18 +61,21 @@ class Ready:
     service: str
     service_id: str
     metrics_address: str
+    http_address: str | None = None  # for services that offer HTTP
 
     def write(self, address: str) -> None:
         """Publish the file by renaming, so that nobody reads half of it."""
         if self.path is None:
             return
-        facts = {
+        facts: dict[str, object] = {
             "service": self.service,
             "id": self.service_id,
             "grpc": address,
             "metrics": self.metrics_address,
             "pid": os.getpid(),
         }
+        if self.http_address is not None:
+            facts["http"] = self.http_address
         temporary = _draft_of(self.path)
         temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
         temporary.replace(self.path)
@@ -110,12 +126,14 @@ async def serve(
     drain_s: float,
     before_drain: Callable[[], Awaitable[None]] | None = None,
     ready: Ready | None = None,
+    beside: Sequence[Listener] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until one of `loops` ends; then drain and return.
 
     `loops` run for ever, through the drain too: running calls may need them. One that ends is
     fatal on purpose: we still drain, then raise what it raised, and the process exits non-zero for
-    its supervisor to restart. Nothing limps along half alive. Cancelling drains as well.
+    its supervisor to restart. Nothing limps along half alive. Cancelling drains as well. Servers
+    `beside` the gRPC one start after it and drain along with it.
     """
     stop = asyncio.Event()
     ended: list[asyncio.Future[None]] = []
@@ -124,12 +142,14 @@ async def serve(
         ended.append(task)
         stop.set()
 
+    listeners: tuple[Listener, ...] = (server, *beside)
     _on_signals(stop.set)
     background = [asyncio.ensure_future(each) for each in (*loops, watch_loop_lag())]
     for task in background:
         task.add_done_callback(note_end)
     try:
-        await server.start_serving()
+        for each in listeners:
+            await each.start_serving()
         if ready is not None:
             ready.write(server.address)
         log.info("serving", address=server.address)
@@ -137,7 +157,7 @@ async def serve(
         for over in ended:
             log.error("background loop ended", loop=_name(over))
     finally:
-        await _drain(server, announce_s=announce_s, drain_s=drain_s, before=before_drain)
+        await _drain(listeners, announce_s=announce_s, drain_s=drain_s, before=before_drain)
         failures = [_failure(over) for over in ended]
         await _cancel(background)
         if ready is not None:
@@ -147,7 +167,7 @@ async def serve(
 
 
 async def _drain(
-    server: HouseServer,
+    listeners: Sequence[Listener],
     *,
     announce_s: float,
     drain_s: float,
@@ -155,7 +175,8 @@ async def _drain(
 ) -> None:
     log.info("draining", drain_s=drain_s)
     try:
-        await server.announce_leaving()
+        for each in listeners:
+            await each.announce_leaving()
         if before is not None:
             async with asyncio.timeout(_BEFORE_DRAIN_S_MAX):
                 await before()
@@ -163,7 +184,7 @@ async def _drain(
         log.warning("leaving could not be announced in time", limit_s=_BEFORE_DRAIN_S_MAX)
     finally:
         await asyncio.sleep(announce_s)  # callers leave before the listener closes
-        await server.drain(drain_s)
+        await asyncio.gather(*(each.drain(drain_s) for each in listeners))
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:

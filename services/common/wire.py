@@ -189,6 +189,11 @@ def chunk_from_proto(message: model_pb2.TokenChunk) -> TokenChunk:
     )
 
 
+def finish_from_proto(number: int) -> FinishReason | None:
+    """Return why a sequence ended, or None while more follows."""
+    return _FINISHES_BACK.get(model_pb2.FinishReason.ValueType(number))
+
+
 def finish_name(number: int) -> str:
     """Return a finish reason's name on the wire, for logs and metrics."""
     return model_pb2.FinishReason.Name(model_pb2.FinishReason.ValueType(number))

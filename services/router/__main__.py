@@ -18,13 +18,16 @@ from services.common.names import new_id
 from services.common.redis_client import connect_or_refuse
 from services.common.registry import Registration, ServiceFacts
 from services.common.server import HouseServer, ServerLimits, create_server
-from services.router.adapters import GrpcScheduler, GrpcWorkers
+from services.router.adapters import GrpcCatalog, GrpcScheduler, GrpcWorkers
 from services.router.admission import Admission
 from services.router.config import RouterConfig
 from services.router.control import ControlForwarder
 from services.router.dispatch import Dispatcher
 from services.router.farewell import Farewell
 from services.router.front import Front
+from services.router.http.app import OpenAiFace
+from services.router.http.body import Bodies
+from services.router.http.server import HttpLimits, HttpServer, create_http_server
 from services.router.metrics import export_gauges
 from services.router.relay import RelayConfig
 from services.router.routes import RouteTable
@@ -69,6 +72,7 @@ async def main(config: RouterConfig) -> None:
         async def leave() -> None:
             front.farewell.begin(max(0.0, config.announce_s + config.drain_s - _FAREWELL_S))
 
+        http = _http(config, front, GrpcCatalog(pool, locator))
         await serve(
             server,
             _registration(config, redis, server, router_id, metrics.address).run(),
@@ -81,7 +85,9 @@ async def main(config: RouterConfig) -> None:
                 service=config.service,
                 service_id=router_id,
                 metrics_address=metrics.address,
+                http_address=http.address if http else None,
             ),
+            beside=(http,) if http else (),
         )
 
 
@@ -99,6 +105,21 @@ def _front(config: RouterConfig, scheduler: GrpcScheduler, workers: GrpcWorkers)
         workers=workers,
         relay=RelayConfig(moves_max=config.moves_max, silence_s_max=config.silence_s_max),
         request_s_default=config.request_s_default,
+    )
+
+
+def _http(config: RouterConfig, front: Front, catalog: GrpcCatalog) -> HttpServer | None:
+    if not config.http_listen:
+        return None
+    bodies = Bodies(bytes_max=config.http_body_bytes_max, read_s_max=config.http_read_s_max)
+    return create_http_server(
+        config.http_listen,
+        OpenAiFace(front, catalog, bodies).app(),
+        limits=HttpLimits(
+            connections_max=config.http_connections_max, head_s_max=config.http_read_s_max
+        ),
+        setting=config.setting("http_listen"),
+        advertise=config.advertise,
     )
 
 

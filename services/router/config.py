@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from services.common.config import Listen, ServiceConfig
+from services.common.config import Listen, OptionalListen, ServiceConfig
 
 
 class RouterConfig(ServiceConfig):
@@ -20,6 +20,14 @@ class RouterConfig(ServiceConfig):
 
     listen: Listen = "127.0.0.1:7480"
     """Where it serves gRPC, host:port; port 0 lets the kernel choose."""
+    http_listen: OptionalListen = "127.0.0.1:7481"
+    """Where it serves OpenAI's HTTP API, host:port; empty turns it off."""
+    http_connections_max: int = Field(default=2048, ge=1, le=65_536)
+    """HTTP connections open at a time; more are refused."""
+    http_body_bytes_max: int = Field(default=2 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    """Longest body in bytes of an HTTP request."""
+    http_read_s_max: float = Field(default=20.0, gt=0.0, le=3600.0)
+    """Seconds within which the head of an HTTP request must arrive, and then its body."""
     requests_max: int = Field(default=1024, ge=1, le=65_536)
     """Requests in flight, waiting ones included; more are refused."""
     queue_max: int = Field(default=256, ge=1, le=65_536)

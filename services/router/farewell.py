@@ -23,6 +23,11 @@ class Farewell:
         self._limits: set[asyncio.Timeout] = set()
         self._is_leaving = False
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nobody new is let in."""
+        return self._is_leaving
+
     @asynccontextmanager
     async def stream(self, deadline: Deadline) -> AsyncIterator[None]:
         """Run the block within `deadline`, or within what is left when the router leaves.

@@ -35,6 +35,19 @@ E2E_REQUEST_LATENCY: Final = Histogram(
 RUNNING: Final = Gauge("brisk_num_requests_running", "Requests that have a slot.")
 WAITING: Final = Gauge("brisk_num_requests_waiting", "Requests that wait for a slot or a start.")
 ROUTES: Final = Gauge("brisk_routes", "Instances that this router can send requests to.")
+HTTP_REQUESTS: Final = Counter(
+    "brisk_http_requests", "HTTP requests answered; 499: the client left.", ["path", "code"]
+)
+HTTP_REQUEST_SECONDS: Final = Histogram(
+    "brisk_http_request_seconds",
+    "Time from an HTTP request's arrival to the end of its answer.",
+    ["path"],
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+)
+HTTP_REQUESTS_RUNNING: Final = Gauge(
+    "brisk_http_requests_running", "HTTP requests being answered.", ["path"]
+)
+HTTP_CONNECTIONS: Final = Gauge("brisk_http_connections", "HTTP connections that are open.")
 
 
 def export_gauges(admission: Admission, table: RouteTable) -> None:

@@ -9,6 +9,7 @@ from brisk_client.local.state import read_state
 
 ENDPOINT_VARIABLE = "BRISK_ENDPOINT"
 DEFAULT_PORT = 7480
+DEFAULT_HTTP_PORT = 7481
 DEFAULT_ENDPOINT = f"127.0.0.1:{DEFAULT_PORT}"
 
 
@@ -24,3 +25,8 @@ def resolve_endpoint(given: str | None = None, folder: DataFolder | None = None)
         return from_environment
     state = read_state(folder or DataFolder.default())
     return state.endpoint if state is not None and state.is_running else DEFAULT_ENDPOINT
+
+
+def http_url(address: str) -> str:
+    """Return what OpenAI's clients call `base_url`, of a router's HTTP address."""
+    return f"http://{address}/v1"

@@ -63,12 +63,15 @@ class FakeWorkerServicer(worker_grpc.WorkerServiceServicer):
             deadline=Deadline.after(600.0),
             want_progress=False,
         )
-        sent = 0
+        sent = read = 0
         try:
             async for message in instance.generate(job):
                 chunk = message.chunk
                 sent += len(chunk.token_ids)
-                usage = model_pb2.Usage(completion_tokens=sent) if chunk.finish_reason else None
+                read += len(message.prompt_tokens.ids)
+                usage = None
+                if chunk.finish_reason:
+                    usage = model_pb2.Usage(prompt_tokens=read, completion_tokens=sent)
                 yield worker_pb2.GenerateResponse(
                     chunk=model_pb2.TokenChunk(
                         first_index=chunk.first_index,

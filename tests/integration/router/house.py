@@ -103,6 +103,7 @@ class RouterProcess:
     process: asyncio.subprocess.Process
     address: str
     metrics_address: str
+    http_address: str
     log_path: Path
     is_leaving: bool = False
 
@@ -138,6 +139,7 @@ async def run_router(
     environment |= {
         "BRISK_REDIS_URL": redis_url,
         "BRISK_ROUTER_LISTEN": "127.0.0.1:0",
+        "BRISK_ROUTER_HTTP_LISTEN": "127.0.0.1:0",
         "BRISK_ROUTER_READY_FILE": str(ready),
         "BRISK_ROUTER_ANNOUNCE_S": "0.05",
         "BRISK_ROUTER_DRAIN_S": "5",
@@ -157,6 +159,7 @@ async def run_router(
             process=process,
             address=facts["grpc"],
             metrics_address=facts["metrics"],
+            http_address=facts.get("http", ""),
             log_path=log_path,
         )
         yield router

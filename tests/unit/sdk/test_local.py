@@ -153,6 +153,7 @@ def own_state(**changed: object) -> ClusterState:
         "pid_started": process_started(os.getpid()),
         "started_at": "2026-11-21T09:30:00+00:00",
         "endpoint": "127.0.0.1:4711",
+        "http_endpoint": "127.0.0.1:4712",
         "redis_pid": None,
         "services": (service,),
     }

@@ -23,7 +23,7 @@ _POLL_S: Final = 0.05
 _TAIL_LINES: Final = 15
 
 
-def start(folder: DataFolder, *, port: int, devices: Sequence[str]) -> ClusterState:
+def start(folder: DataFolder, *, port: int, http_port: int, devices: Sequence[str]) -> ClusterState:
     """Start `brisk up` as a process of its own and return once the cluster is ready.
 
     Raises LocalClusterError with its last words if it is not; an interrupt stops it again.
@@ -37,7 +37,7 @@ def start(folder: DataFolder, *, port: int, devices: Sequence[str]) -> ClusterSt
     log_file = folder.logs / "up.log"
     arguments = [
         *(sys.executable, "-P", "-m", "brisk_client.cli", "up", "--quiet"),
-        *("--port", str(port), "--data-dir", str(folder.root)),
+        *("--port", str(port), "--http-port", str(http_port), "--data-dir", str(folder.root)),
         *(part for device in devices for part in ("--device", device)),
     ]
     with log_file.open("wb") as log:

@@ -9,6 +9,7 @@ from typing import Final
 
 from brisk_client.cli.exits import ExitCode
 from brisk_client.cli.log_view import LogView
+from brisk_client.endpoint import http_url
 from brisk_client.local.cluster import AsyncLocalCluster, ignore_line
 from brisk_client.local.errors import LocalClusterError
 from brisk_client.local.spec import ClusterSpec
@@ -55,6 +56,7 @@ async def _run(cluster: AsyncLocalCluster, view: LogView, asked: asyncio.Event) 
                 await starting
             return ExitCode.INTERRUPTED
         await starting
+        view.notice(f"OpenAI-compatible endpoint: {http_url(cluster.http_endpoint)}")
         view.notice(f"ready at {cluster.endpoint}; stop with Ctrl-C")
         await _until_asked(cluster, waiting)
         view.notice("stopping; Ctrl-C again ends it at once")

@@ -13,7 +13,7 @@ from brisk_client.cli.foreground import run_foreground
 from brisk_client.cli.log_view import LogView
 from brisk_client.cli.options import AsJson, DataDir, folder_of
 from brisk_client.cli.output import err, note, out, print_json
-from brisk_client.endpoint import DEFAULT_PORT
+from brisk_client.endpoint import DEFAULT_HTTP_PORT, DEFAULT_PORT, http_url
 from brisk_client.local.errors import LocalClusterError
 from brisk_client.local.spec import ClusterSpec, nodes_of
 from brisk_client.local.sync import REDIS_URL_VARIABLE
@@ -29,6 +29,15 @@ def up(
     port: Annotated[
         int, typer.Option(min=0, max=_PORT_MAX, help="The router's port; 0: any free one.")
     ] = DEFAULT_PORT,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=_PORT_MAX,
+            help="The port of its OpenAI-compatible endpoint; 0: any free one. "
+            f"[default: {DEFAULT_HTTP_PORT}, or any free one if --port is given]",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     device: Annotated[
         list[str] | None,
@@ -52,6 +61,8 @@ def up(
       brisk up --detach --device cpu:0=4GiB --device cpu:1=4GiB
     """
     folder = folder_of(data_dir)
+    if http_port is None:
+        http_port = DEFAULT_HTTP_PORT if port == DEFAULT_PORT else 0
     try:
         nodes = nodes_of(device)
     except LocalClusterError as exc:
@@ -60,17 +71,19 @@ def up(
         folder=folder,
         nodes=nodes,
         router_port=port,
+        http_port=http_port,
         redis_url=os.environ.get(REDIS_URL_VARIABLE),
     )
     folder.create()  # a folder that cannot be used is refused before anything starts
     if not detach:
         code = asyncio.run(run_foreground(spec, LogView(err()), logs=not quiet))
         raise typer.Exit(code)
-    state = detached.start(folder, port=port, devices=device or [])
+    state = detached.start(folder, port=port, http_port=http_port, devices=device or [])
     if as_json:
         print_json(state)
         return
     out().print(f"Brisk is ready at {state.endpoint}")
+    out().print(f"OpenAI-compatible endpoint: {http_url(state.http_endpoint)}")
     note(f"logs: {folder.logs}; `brisk down` stops it")
 
 

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from brisk_client.cli.options import AsJson, DataDir, Endpoint, folder_of
 from brisk_client.cli.output import human_bytes, human_seconds, note, out, print_json, table
-from brisk_client.endpoint import resolve_endpoint
+from brisk_client.endpoint import http_url, resolve_endpoint
 from brisk_client.local.state import ClusterState, read_state
 from brisk_client.results import ClusterView, Instance, Worker
 from brisk_client.sync import Client
@@ -66,6 +66,8 @@ def status(*, endpoint: Endpoint = None, data_dir: DataDir = None, as_json: AsJs
         return
     console = out()
     console.print(f"endpoint  {address}")
+    if local is not None:
+        console.print(f"openai    {http_url(local.http_endpoint)}")
     console.print(f"leader    {view.leader_id or 'none'} (epoch {view.leader_epoch})")
     ready = sum(deployed.instances_ready for deployed in deployments)
     console.print(f"models    {len(deployments)} deployed, {ready} instances ready")

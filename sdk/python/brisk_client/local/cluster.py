@@ -64,6 +64,7 @@ class AsyncLocalCluster:
         self._redis_url = ""
         self._started_at = ""
         self._endpoint = ""
+        self._http_endpoint = ""
         self._stack = contextlib.ExitStack()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -89,7 +90,8 @@ class AsyncLocalCluster:
         try:
             self._redis_url = self.spec.redis_url or await self._start_redis()
             await self._supervisor.start(service_commands(self.spec, self._redis_url))
-            self._endpoint = self.process("router").address
+            router = self.process("router")
+            self._endpoint, self._http_endpoint = router.address, router.http
             await wait_for_members(self._endpoint, self.spec, self._supervisor.dead)
             self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
             self._publish()
@@ -120,6 +122,11 @@ class AsyncLocalCluster:
     def endpoint(self) -> str:
         """Return the router's address; it stays when the router is restarted."""
         return self._endpoint
+
+    @property
+    def http_endpoint(self) -> str:
+        """Return the address of the router's OpenAI-compatible endpoint; it stays as well."""
+        return self._http_endpoint
 
     @property
     def redis_url(self) -> str:
@@ -180,14 +187,17 @@ class AsyncLocalCluster:
             pid_started=process_started(pid) or 0,
             started_at=self._started_at,
             endpoint=self._endpoint,
+            http_endpoint=self._http_endpoint,
             redis_pid=self.redis_pid,
             services=self.services,
         )
         write_state(self.spec.folder, state)
 
     def _successor(self, command: Command) -> Command:
-        """Return the command for a restart: the router keeps the port that clients know."""
+        """Return the command for a restart: the router keeps the ports that clients know."""
         if command.kind != "router":
             return command
-        port = int(self._endpoint.rpartition(":")[2])
-        return router_command(self.spec, self._redis_url, port)
+        port, http_port = (
+            int(address.rpartition(":")[2]) for address in (self._endpoint, self._http_endpoint)
+        )
+        return router_command(self.spec, self._redis_url, port, http_port)

@@ -252,6 +252,7 @@ def _read_ready(command: Command, pid: int) -> ServiceState | None:
             pid=pid,
             address=str(facts["grpc"]),
             metrics=str(facts["metrics"]),
+            http=str(facts.get("http", "")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

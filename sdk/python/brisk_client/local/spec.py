@@ -55,6 +55,7 @@ class ClusterSpec:
     folder: DataFolder
     nodes: tuple[NodeSpec, ...]
     router_port: int  # 0: the kernel chooses
+    http_port: int = 0  # of the router's OpenAI-compatible endpoint; 0: the kernel chooses
     redis_url: str | None = None  # None: a server of our own
     drain_s: float = 10.0  # how long running requests may go on when we stop
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -79,7 +80,7 @@ def service_commands(spec: ClusterSpec, redis_url: str) -> list[Command]:
     """Return how to start each service, in no particular order."""
     commands = [
         _service(spec, redis_url, "scheduler", "scheduler", {}),
-        router_command(spec, redis_url, spec.router_port),
+        router_command(spec, redis_url, spec.router_port, spec.http_port),
     ]
     several = sum(len(node.devices) for node in spec.nodes) > 1
     number = 0
@@ -99,9 +100,10 @@ def service_commands(spec: ClusterSpec, redis_url: str) -> list[Command]:
     return commands
 
 
-def router_command(spec: ClusterSpec, redis_url: str, port: int) -> Command:
-    """Return how to start the router at `port`."""
-    return _service(spec, redis_url, "router", "router", {"LISTEN": f"127.0.0.1:{port}"})
+def router_command(spec: ClusterSpec, redis_url: str, port: int, http_port: int) -> Command:
+    """Return how to start the router at its two ports."""
+    listen = {"LISTEN": f"127.0.0.1:{port}", "HTTP_LISTEN": f"127.0.0.1:{http_port}"}
+    return _service(spec, redis_url, "router", "router", listen)
 
 
 def _service(

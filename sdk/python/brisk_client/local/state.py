@@ -27,6 +27,7 @@ class ServiceState:
     pid: int
     address: str
     metrics: str
+    http: str = ""  # empty: offers no HTTP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class ClusterState:
     pid_started: int  # the kernel's start time of `pid`, so that a reused pid is not believed
     started_at: str  # wall clock, for people
     endpoint: str
+    http_endpoint: str
     redis_pid: int | None  # None: an external Redis
     services: tuple[ServiceState, ...]
 

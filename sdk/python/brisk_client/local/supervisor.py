@@ -121,7 +121,9 @@ class Supervisor:
             if child.was_started:
                 self.traces.pids.add(child.pid)
         if child.state is not None:
-            self.traces.addresses |= {child.state.address, child.state.metrics}
+            state = child.state
+            self.traces.addresses |= {state.address, state.metrics}
+            self.traces.addresses |= {state.http} if state.http else set()
         self._on_notice(f"{command.name} is ready")
         self._changed.set()
 

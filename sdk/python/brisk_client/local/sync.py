@@ -23,7 +23,7 @@ class LocalCluster:
     """Redis and the services on this machine, run by a background thread; once, with `with`.
 
     `devices` are those of a single node, one worker each; `nodes` several nodes instead.
-    `router_port` 0 lets the kernel choose. `environment` reaches every service.
+    `router_port` and `http_port` 0 let the kernel choose. `environment` reaches every service.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class LocalCluster:
         devices: Sequence[str] | None = None,
         nodes: Sequence[NodeSpec] | None = None,
         router_port: int = 0,
+        http_port: int = 0,
         redis_url: str | None = None,
         drain_s: float = 10.0,
         environment: Mapping[str, str] = MappingProxyType({}),
@@ -43,6 +44,7 @@ class LocalCluster:
             folder=DataFolder.default() if data_dir is None else DataFolder.at(data_dir),
             nodes=tuple(nodes) if nodes else nodes_of(devices),
             router_port=router_port,
+            http_port=http_port,
             redis_url=redis_url or os.environ.get(REDIS_URL_VARIABLE),
             drain_s=drain_s,
             environment=environment,
@@ -83,6 +85,11 @@ class LocalCluster:
     def router_address(self) -> str:
         """Return where clients connect."""
         return self._inner.endpoint
+
+    @property
+    def http_address(self) -> str:
+        """Return where OpenAI's clients connect: `http://<it>/v1`."""
+        return self._inner.http_endpoint
 
     @property
     def scheduler_address(self) -> str:
