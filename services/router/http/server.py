@@ -133,7 +133,8 @@ def create_http_server(
 ) -> HttpServer:
     """Return a server bound to `listen`; of `advertise` only the host counts, the port is gRPC's.
 
-    Needs a running event loop. Raises ConfigError naming `setting` if the port is taken or the host unknown.
+    Needs a running event loop. Raises ConfigError naming `setting` if the port is taken or the host
+    unknown.
     """
     host, port = split_listen(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

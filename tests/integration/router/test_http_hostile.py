@@ -83,7 +83,8 @@ async def test_members_of_any_type_never_fail_the_router(router: RouterProcess) 
 
 async def test_messages_of_any_type_never_fail_the_router(router: RouterProcess) -> None:
     odd: list[Any] = [None, 5, "x", [], {}, {"role": None}, {"role": "u" * 65, "content": "x"}]
-    odd += [{"role": "user", "content": each} for each in (5, {}, [5], [{"type": 5}], True)]
+    contents: list[Any] = [5, {}, [5], [{"type": 5}], True]
+    odd += [{"role": "user", "content": each} for each in contents]
     for each in odd:
         body = {"model": MODEL, "messages": [TURN, each]}
         answer = await ask(router.http_address, "POST", CHAT, body)
