@@ -36,7 +36,10 @@ def traces_of(state: ClusterState, folder: Path) -> Traces:
     redis = set() if state.redis_pid is None else {state.redis_pid}
     traces.pids |= {state.pid, *redis, *(service.pid for service in state.services)}
     traces.addresses |= {
-        address for service in state.services for address in (service.address, service.metrics)
+        address
+        for service in state.services
+        for address in (service.address, service.metrics, service.http)
+        if address
     }
     traces.sockets.add(folder / "run" / "redis.sock")
     return traces
@@ -49,6 +52,7 @@ async def test_an_operators_day(tmp_path: Path) -> None:
     state = read_state(DataFolder.at(tmp_path))
     assert state is not None
     assert json.loads(up.out)["endpoint"] == state.endpoint
+    assert json.loads(up.out)["http_endpoint"] == state.http_endpoint != state.endpoint
     traces = traces_of(state, tmp_path)
     assert len(traces.leftovers()) >= len(traces.pids)  # the check itself can see them
 
