@@ -13,6 +13,9 @@
 namespace brisk {
 namespace {
 
+// How often in a row the kernel may be too short of memory to begin a read.
+constexpr unsigned kRefusedMax = 10'000;
+
 bool is_aligned(std::uint64_t offset, std::span<const std::byte> room) {
   const auto address = reinterpret_cast<std::uintptr_t>(room.data());
   return (offset | address | room.size()) % kDirectAlignment == 0;
@@ -42,27 +45,35 @@ bool DirectFile::trial_read_works() const {
 }
 
 void DirectFile::read(std::uint64_t offset, std::size_t wanted, std::span<std::byte> room) const {
-  if (!is_aligned(offset, room)) throw std::invalid_argument("read: offset or room unaligned");
-  if (room.size() < wanted) throw std::invalid_argument("read: room smaller than wanted");
-  std::size_t done = 0;
-  while (done < wanted) {
-    const std::size_t reached = done + read_some(offset + done, room.subspan(done));
-    if (reached >= wanted) return;
-    // A direct read goes on at whole blocks only. Inside a block it stops at the end of the file,
-    // which reading that block once more tells for certain.
-    const std::size_t next = direct_ ? align_down(reached, kDirectAlignment) : reached;
-    if (next == done) throw ShortRead(path_, offset, wanted, reached);
-    done = next;
+  PendingRead pending(*this, offset, wanted, room);
+  if (wanted == 0) return;
+  for (;;) {
+    const auto next = pending.next_room();
+    const ssize_t got = calls_.pread(fd_.get(), next.data(), next.size(),
+                                     static_cast<off_t>(pending.next_offset()));
+    if (pending.advance(got >= 0 ? got : -errno)) return;
   }
 }
 
-std::size_t DirectFile::read_some(std::uint64_t offset, std::span<std::byte> room) const {
-  for (;;) {
-    const ssize_t got =
-        calls_.pread(fd_.get(), room.data(), room.size(), static_cast<off_t>(offset));
-    if (got >= 0) return static_cast<std::size_t>(got);
-    if (errno != EINTR) fail("pread", path_, errno);
-  }
+PendingRead::PendingRead(const DirectFile& file, std::uint64_t offset, std::size_t wanted,
+                         std::span<std::byte> room)
+    : file_(&file), offset_(offset), wanted_(wanted), room_(room) {
+  if (!is_aligned(offset, room)) throw std::invalid_argument("read: offset or room unaligned");
+  if (room.size() < wanted) throw std::invalid_argument("read: room smaller than wanted");
+}
+
+bool PendingRead::advance(std::int64_t result) {
+  if (result == -EINTR || (result == -EAGAIN && ++refused_ < kRefusedMax)) return false;
+  if (result < 0) fail("read", file_->path(), static_cast<int>(-result));
+  const std::size_t reached = done_ + static_cast<std::size_t>(result);
+  if (reached >= wanted_) return true;
+  // A direct read goes on at whole blocks only. Inside a block it stops at the end of the file,
+  // which reading that block once more tells for certain.
+  const std::size_t next = file_->direct() ? align_down(reached, kDirectAlignment) : reached;
+  if (next == done_) throw ShortRead(file_->path(), offset_, wanted_, reached);
+  done_ = next;
+  refused_ = 0;
+  return false;
 }
 
 }  // namespace brisk

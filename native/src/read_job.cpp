@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "brisk/counters.hpp"
 #include "brisk/crc32c.hpp"
 #include "brisk/errors.hpp"
 
@@ -56,7 +58,7 @@ void verify(const ReadTask& task, const DirectFile& file, std::span<const std::b
 
 ReadJob::ReadJob(std::span<const DirectFile> files, std::vector<ReadTask> tasks,
                  const ReadOptions& options, ReadSink sink, std::vector<std::size_t> milestones,
-                 const CancelToken* cancel)
+                 const CancelToken* cancel, const SystemCalls& calls)
     : files_(files),
       tasks_(std::move(tasks)),
       options_(options),
@@ -65,6 +67,27 @@ ReadJob::ReadJob(std::span<const DirectFile> files, std::vector<ReadTask> tasks,
       cancel_(cancel),
       is_done_(tasks_.size(), 0) {
   check(files_, tasks_, options_, milestones_);
+  if (options_.engine == Engine::kUring) open_rings(calls);
+}
+
+void ReadJob::open_rings(const SystemCalls& calls) {
+  const std::size_t threads = std::min<std::size_t>(options_.threads, tasks_.size());
+  while (rings_.size() < threads) {
+    std::error_code refusal;
+    std::unique_ptr<Ring> ring = calls.open_ring(options_.depth, refusal);
+    if (!ring) break;  // fewer threads do as well
+    rings_.push_back(std::move(ring));
+  }
+  if (rings_.size() == threads) return;
+  if (!rings_.empty()) {
+    options_.threads = static_cast<unsigned>(rings_.size());
+    return;
+  }
+  // As many reads in flight as four threads have, but not more than the sink has room for.
+  constexpr unsigned kThreads = 4;
+  const unsigned most = std::min(kThreadsMax, reads_in_flight_max(options_));
+  options_.threads = std::max(options_.threads, std::min(kThreads, most));
+  options_.engine = Engine::kPread;
 }
 
 void ReadJob::run(const Watch& watch) {
@@ -97,7 +120,7 @@ void ReadJob::start() {
       ++running_;
     }
     try {
-      threads_.emplace_back([this] { read_tasks(); });
+      threads_.emplace_back([this, i] { run_thread(i); });
     } catch (...) {
       const std::lock_guard lock(mutex_);
       --running_;
@@ -134,19 +157,64 @@ void ReadJob::stop_and_join() noexcept {
   threads_.clear();
 }
 
-void ReadJob::read_tasks() noexcept {
+void ReadJob::run_thread(unsigned thread) noexcept {
   try {
-    for (std::size_t index = 0; take(index);) {
-      const ReadTask& task = tasks_[index];
-      const std::span<std::byte> room = sink_.place(task, index);
-      files_[task.file].read(task.offset, task.size, room);
-      consume(index, room.first(task.size));
+    if (rings_.empty()) {
+      read_one_by_one();
+    } else {
+      read_with(*rings_[thread]);
     }
   } catch (...) {
     fail(std::current_exception());
   }
+  // Waits for the reads that the kernel still has: their memory may go when this thread has left.
+  if (!rings_.empty()) rings_[thread].reset();
   const std::lock_guard lock(mutex_);
   if (--running_ == 0) changed_.notify_all();
+}
+
+void ReadJob::read_one_by_one() {
+  for (std::size_t index = 0; take(index);) {
+    const ReadTask& task = tasks_[index];
+    const std::span<std::byte> room = sink_.place(task, index);
+    files_[task.file].read(task.offset, task.size, room);
+    consume(index, room.first(task.size));
+  }
+}
+
+void ReadJob::read_with(Ring& ring) {
+  struct Slot {
+    std::size_t index;
+    std::span<std::byte> room;
+    PendingRead read;
+  };
+  std::vector<std::optional<Slot>> slots(options_.depth);
+  std::vector<std::uint32_t> unused;
+  for (std::uint32_t tag = options_.depth; tag > 0; --tag) unused.push_back(tag - 1);
+  const auto submit = [&](std::uint32_t tag) {
+    const PendingRead& read = slots[tag]->read;
+    ring.submit(read.file().fd(), read.next_offset(), read.next_room(), tag);
+  };
+  for (;;) {
+    for (std::size_t index = 0; !unused.empty() && take(index);) {
+      const ReadTask& task = tasks_[index];
+      const std::span<std::byte> room = sink_.place(task, index);
+      const std::uint32_t tag = unused.back();
+      slots[tag].emplace(index, room, PendingRead(files_[task.file], task.offset, task.size, room));
+      unused.pop_back();
+      submit(tag);
+    }
+    if (unused.size() == slots.size()) return;
+    const auto [tag, result] = ring.wait();
+    if (!slots.at(tag)->read.advance(result)) {
+      submit(tag);
+      continue;
+    }
+    const Slot done = *slots[tag];
+    slots[tag].reset();
+    unused.push_back(tag);
+    consume(done.index, done.room.first(tasks_[done.index].size));
+  }
 }
 
 bool ReadJob::take(std::size_t& index) {
@@ -159,6 +227,11 @@ bool ReadJob::take(std::size_t& index) {
 void ReadJob::consume(std::size_t index, std::span<const std::byte> bytes) {
   const ReadTask& task = tasks_[index];
   verify(task, files_[task.file], bytes);
+  const DirectFile& file = files_[task.file];
+  count({.direct_bytes = file.direct() ? task.size : 0,
+         .buffered_bytes = file.direct() ? 0 : task.size,
+         .uring_bytes = options_.engine == Engine::kUring ? task.size : 0,
+         .verified_bytes = task.expected.empty() ? 0 : task.size});
   if (sink_.consume(task, index, bytes)) complete(index);
 }
 

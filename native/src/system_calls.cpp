@@ -13,6 +13,7 @@ SystemCalls::SystemCalls()
       pwrite([](int fd, const void* source, std::size_t length, off_t offset) {
         return ::pwrite(fd, source, length, offset);
       }),
-      fsync([](int fd) { return ::fsync(fd); }) {}
+      fsync([](int fd) { return ::fsync(fd); }),
+      open_ring(brisk::open_ring) {}
 
 }  // namespace brisk

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <mutex>
 #include <string>
 #include <utility>
 
@@ -11,48 +10,12 @@
 #include "brisk/errors.hpp"
 #include "brisk/new_file.hpp"
 #include "brisk/read_job.hpp"
+#include "rooms.hpp"
 
 namespace brisk {
 namespace {
 
-using Checksums = std::span<const std::uint32_t>;
-using Expected = std::optional<Checksums>;
-
 ReadOptions options_of(const JobOptions& options) { return {.threads = options.threads}; }
-
-void check_count(const DirectFile& file, const Expected& expected) {
-  const std::uint64_t chunks = chunk_count(file.size());
-  if (!expected || expected->size() == chunks) return;
-  throw ChecksumMismatch(file.path(), std::min<std::uint64_t>(chunks, expected->size()),
-                         "the file has " + std::to_string(chunks) + " chunks, " +
-                             std::to_string(expected->size()) + " checksums were given");
-}
-
-// One chunk of memory for each read in flight.
-class Rooms {
- public:
-  explicit Rooms(std::size_t count) : memory_(count * kChunkBytes) {
-    for (std::size_t i = 0; i < count; ++i)
-      free_.push_back(memory_.room().data() + i * kChunkBytes);
-  }
-
-  // Never waits: each reading thread gives its room back before it takes another.
-  [[nodiscard]] std::span<std::byte> take(std::size_t size) {
-    const std::lock_guard lock(mutex_);
-    std::byte* const room = free_.back();
-    free_.pop_back();
-    return {room, align_up(size, kDirectAlignment)};
-  }
-  void give_back(std::span<const std::byte> bytes) {
-    const std::lock_guard lock(mutex_);
-    free_.push_back(memory_.room().data() + (bytes.data() - memory_.room().data()));
-  }
-
- private:
-  PageBuffer memory_;
-  std::mutex mutex_;
-  std::vector<std::byte*> free_;
-};
 
 using ConsumeChunk = std::function<void(std::uint64_t offset, std::span<const std::byte> bytes)>;
 
@@ -60,7 +23,7 @@ using ConsumeChunk = std::function<void(std::uint64_t offset, std::span<const st
 void stream(const DirectFile& file, const ConsumeChunk& consume, const JobOptions& options) {
   std::vector<ReadTask> tasks;
   append_whole_file(tasks, 0, file.size(), kChunkBytes);
-  Rooms rooms(std::min<std::size_t>(options.threads, tasks.size()));
+  Rooms rooms(std::min<std::size_t>(options.threads, tasks.size()), kChunkBytes);
   ReadSink sink{
       .place = [&rooms](const ReadTask& task, std::size_t) { return rooms.take(task.size); },
       .consume =
@@ -76,32 +39,18 @@ void stream(const DirectFile& file, const ConsumeChunk& consume, const JobOption
 
 }  // namespace
 
-WholeFile read_file(const std::filesystem::path& path, Expected expected,
+WholeFile read_file(const std::filesystem::path& path,
+                    std::optional<std::span<const std::uint32_t>> expected,
                     const JobOptions& options) {
-  check(options_of(options));
-  const auto begin = std::chrono::steady_clock::now();
-  const DirectFile file(path, options.calls);
-  check_count(file, expected);
-  PageBuffer buffer(file.size());
-  std::vector<ReadTask> tasks;
-  append_whole_file(tasks, 0, file.size(), kChunkBytes, expected.value_or(Checksums{}));
-  ReadSink sink{.place =
-                    [&buffer](const ReadTask& task, std::size_t) {
-                      return buffer.room().subspan(task.offset,
-                                                   align_up(task.size, kDirectAlignment));
-                    },
-                .consume = [](const ReadTask&, std::size_t, auto) { return true; }};
-  {
-    const BackgroundPopulate populate(buffer);
-    ReadJob job({&file, 1}, std::move(tasks), options_of(options), std::move(sink), {},
-                options.cancel);
-    job.run(options.watch);
-  }
-  const bool huge_pages = buffer.in_huge_pages();
-  return {.bytes = std::move(buffer),
-          .direct = file.direct(),
-          .huge_pages = huge_pages,
-          .elapsed = std::chrono::steady_clock::now() - begin};
+  const FileToRead source{.path = path, .expected = expected};
+  ReadFilesOptions all{
+      .read = options_of(options), .cancel = options.cancel, .calls = options.calls};
+  if (options.watch) all.watch = [&](std::uint64_t bytes) { options.watch(bytes, 0); };
+  FilesInMemory result = read_files({&source, 1}, all);
+  return {.bytes = std::move(result.files.front()),
+          .direct = result.direct,
+          .huge_pages = result.huge_pages,
+          .elapsed = result.elapsed};
 }
 
 std::vector<std::uint32_t> checksum_file(const std::filesystem::path& path,

@@ -10,6 +10,7 @@
 #include <new>
 
 #include "brisk/chunk.hpp"
+#include "brisk/populate.hpp"
 #include "check.hpp"
 #include "scratch.hpp"
 
@@ -82,7 +83,7 @@ TEST("moving hands the memory over and self-assignment keeps it") {
 TEST("populating in the background keeps what was written meanwhile, and ends when told") {
   for (int round = 0; round < 20; ++round) {
     const PageBuffer buffer(40 * kMiB + 123);
-    const brisk::BackgroundPopulate populate(buffer);
+    const brisk::BackgroundPopulate populate({buffer.room()});
     for (std::size_t i = 0; i < buffer.size(); i += 4096) buffer.bytes()[i] = std::byte{9};
     std::size_t kept = 0;
     for (std::size_t i = 0; i < buffer.size(); i += 4096) kept += buffer.bytes()[i] == std::byte{9};
@@ -94,7 +95,7 @@ TEST("stopping does not wait for the rest of a large buffer") {
   constexpr std::size_t kLarge = 2048 * kMiB;
   const PageBuffer buffer(kLarge);
   {
-    const brisk::BackgroundPopulate populate(buffer);
+    const brisk::BackgroundPopulate populate({buffer.room()});
   }
   unsigned char resident = 0;
   CHECK(::mincore(buffer.bytes().data() + kLarge - 4096, 4096, &resident) == 0);

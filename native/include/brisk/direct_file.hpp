@@ -34,8 +34,10 @@ class DirectFile {
   // of `room` behind `wanted` are unspecified, and so is all of `room` after a throw.
   void read(std::uint64_t offset, std::size_t wanted, std::span<std::byte> room) const;
 
+  // For engines that read by other means than `read`. Valid as long as this object owns it.
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
  private:
-  [[nodiscard]] std::size_t read_some(std::uint64_t offset, std::span<std::byte> room) const;
   [[nodiscard]] bool trial_read_works() const;
 
   std::filesystem::path path_;
@@ -43,6 +45,32 @@ class DirectFile {
   FileDescriptor fd_;
   std::uint64_t size_ = 0;
   bool direct_ = false;
+};
+
+// One read, maybe in several pieces: how it goes on after a torn or an interrupted one. The same
+// for all engines. Copyable; the file must outlive it.
+class PendingRead {
+ public:
+  // Arguments and their demands are those of DirectFile::read.
+  PendingRead(const DirectFile& file, std::uint64_t offset, std::size_t wanted,
+              std::span<std::byte> room);
+
+  [[nodiscard]] const DirectFile& file() const noexcept { return *file_; }
+  // What to read next: where in the file, and into what.
+  [[nodiscard]] std::uint64_t next_offset() const noexcept { return offset_ + done_; }
+  [[nodiscard]] std::span<std::byte> next_room() const noexcept { return room_.subspan(done_); }
+
+  // Takes what came of that: bytes read, or a negative errno. Returns true if all that was wanted
+  // is there. Throws ShortRead or filesystem_error.
+  [[nodiscard]] bool advance(std::int64_t result);
+
+ private:
+  const DirectFile* file_;
+  std::uint64_t offset_;
+  std::size_t wanted_;
+  std::span<std::byte> room_;
+  std::size_t done_ = 0;
+  unsigned refused_ = 0;
 };
 
 }  // namespace brisk

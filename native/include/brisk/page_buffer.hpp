@@ -1,11 +1,8 @@
 // Memory that a disk can write into fast: page-aligned, in huge pages where the kernel grants them.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <span>
-#include <thread>
-#include <vector>
 
 namespace brisk {
 
@@ -36,26 +33,6 @@ class PageBuffer {
  private:
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
-};
-
-// Faults the pages of a buffer in, in order, from two threads of its own, while others already
-// read into it. Without it each reading thread stops for the kernel to clear its pages.
-// The destructor stops the work and joins. The buffer must outlive this object and stay in place.
-class BackgroundPopulate {
- public:
-  explicit BackgroundPopulate(const PageBuffer& buffer);
-  ~BackgroundPopulate();
-
-  BackgroundPopulate(const BackgroundPopulate&) = delete;
-  BackgroundPopulate& operator=(const BackgroundPopulate&) = delete;
-
- private:
-  void populate();
-
-  std::span<std::byte> room_;
-  std::atomic<std::size_t> next_{0};
-  std::atomic<bool> stop_{false};
-  std::vector<std::thread> threads_;
 };
 
 }  // namespace brisk

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -16,6 +17,8 @@
 #include "brisk/cancel_token.hpp"
 #include "brisk/direct_file.hpp"
 #include "brisk/read_plan.hpp"
+#include "brisk/ring.hpp"
+#include "brisk/system_calls.hpp"
 
 namespace brisk {
 
@@ -48,7 +51,7 @@ class ReadJob {
   // milestones that break what read_plan.hpp and this file say of them.
   ReadJob(std::span<const DirectFile> files, std::vector<ReadTask> tasks,
           const ReadOptions& options, ReadSink sink, std::vector<std::size_t> milestones = {},
-          const CancelToken* cancel = nullptr);
+          const CancelToken* cancel = nullptr, const SystemCalls& calls = {});
 
   ReadJob(const ReadJob&) = delete;
   ReadJob& operator=(const ReadJob&) = delete;
@@ -64,7 +67,8 @@ class ReadJob {
   // Ends the job with this error, if none came before. Thread-safe; also after the job's end.
   void fail(std::exception_ptr error);
 
-  // What reads: the engine of the options, or pread where the kernel refused io_uring.
+  // What reads: the engine of the options, or pread where the kernel refused io_uring. Known from
+  // the beginning.
   [[nodiscard]] Engine engine() const noexcept { return options_.engine; }
   [[nodiscard]] std::uint64_t bytes_done() const;
 
@@ -72,7 +76,10 @@ class ReadJob {
   void start();
   void await_end(const Watch& watch);
   void stop_and_join() noexcept;
-  void read_tasks() noexcept;
+  void open_rings(const SystemCalls& calls);
+  void run_thread(unsigned thread) noexcept;
+  void read_one_by_one();
+  void read_with(Ring& ring);
   [[nodiscard]] bool take(std::size_t& index);
   void consume(std::size_t index, std::span<const std::byte> bytes);
   [[nodiscard]] bool is_over() const;
@@ -80,12 +87,12 @@ class ReadJob {
 
   const std::span<const DirectFile> files_;
   const std::vector<ReadTask> tasks_;
-  const ReadOptions options_;
+  ReadOptions options_;
   const ReadSink sink_;
   const std::vector<std::size_t> milestones_;
   const CancelToken* const cancel_;
 
-  mutable std::mutex mutex_;  // guards everything below but threads_
+  mutable std::mutex mutex_;  // guards everything below but rings_ and threads_
   std::condition_variable changed_;
   std::size_t next_ = 0;
   std::vector<char> is_done_;      // by task
@@ -98,6 +105,7 @@ class ReadJob {
   bool stop_ = false;
   std::exception_ptr failure_;
 
+  std::vector<std::unique_ptr<Ring>> rings_;  // one per thread, of Engine::kUring only
   std::vector<std::thread> threads_;
 };
 

@@ -6,6 +6,10 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
+#include <system_error>
+
+#include "brisk/ring.hpp"
 
 namespace brisk {
 
@@ -16,6 +20,8 @@ struct SystemCalls {
   std::function<ssize_t(int fd, void* target, std::size_t length, off_t offset)> pread;
   std::function<ssize_t(int fd, const void* source, std::size_t length, off_t offset)> pwrite;
   std::function<int(int fd)> fsync;
+  // See ring.hpp.
+  std::function<std::unique_ptr<Ring>(unsigned depth, std::error_code& refusal)> open_ring;
 
   // The real ones.
   SystemCalls();

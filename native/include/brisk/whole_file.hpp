@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "brisk/cancel_token.hpp"
-#include "brisk/page_buffer.hpp"
+#include "brisk/read_files.hpp"
 #include "brisk/read_job.hpp"
 #include "brisk/system_calls.hpp"
 
@@ -26,7 +26,7 @@ struct JobOptions {
 };
 
 struct WholeFile {
-  PageBuffer bytes;
+  FileMemory bytes;
   bool direct;      // O_DIRECT was used
   bool huge_pages;  // at least half of the memory came in huge pages
   std::chrono::duration<double> elapsed;

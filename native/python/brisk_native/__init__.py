@@ -6,6 +6,10 @@ them release the GIL while they work, block the calling thread until they are do
 progress on it: services call them on executor threads. Cancelling is a `CancelToken`, which any
 thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 
+`read_files` does so for many files at once, at choice into a `Pool`: memory that was faulted in
+beforehand, in huge pages where they can be had, which is what makes loads as fast as the disk.
+`calibrate` finds out how to read from a file system; `counters` tell how it went so far.
+
 `load_model` gives the model in a folder, ready to compute, its weights where they were read;
 `start_loading` the same while it is read, usable from its first layer on. Both need transformers.
 
@@ -28,13 +32,17 @@ from __future__ import annotations
 
 from brisk_native._adapter import Adapter, load_adapter, save_adapter
 from brisk_native._adapter_config import AdapterConfig
+from brisk_native._calibration import calibrate
 from brisk_native._convert import Conversion, WrittenWeights, convert, write_weights
+from brisk_native._files import read_files
 from brisk_native._implementation import (
     IMPLEMENTATION,
     CancelToken,
     FileBuffer,
+    Pool,
     checksum_file,
     copy_file,
+    counters,
     crc32c,
     parse_header,
     parse_header_bytes,
@@ -50,6 +58,7 @@ from brisk_native._tensors import open_tensors as open  # noqa: A004 - the name 
 from brisk_native._types import (
     CHUNK_BYTES,
     ChecksumError,
+    Counters,
     FileChangedError,
     Header,
     InvalidAdapterError,
@@ -58,8 +67,10 @@ from brisk_native._types import (
     InvalidModelError,
     Manifest,
     ManifestFile,
+    PoolFullError,
     ReadCancelledError,
     ReadResult,
+    ReadSettings,
     ShortReadError,
     TensorInfo,
     UnsupportedTypeError,
@@ -76,6 +87,7 @@ __all__ = [
     "CancelToken",
     "ChecksumError",
     "Conversion",
+    "Counters",
     "FileBuffer",
     "FileChangedError",
     "Header",
@@ -89,8 +101,11 @@ __all__ = [
     "Loading",
     "Manifest",
     "ManifestFile",
+    "Pool",
+    "PoolFullError",
     "ReadCancelledError",
     "ReadResult",
+    "ReadSettings",
     "ShortReadError",
     "TensorInfo",
     "UnsupportedTypeError",
@@ -98,9 +113,11 @@ __all__ = [
     "WeightFile",
     "Weights",
     "WrittenWeights",
+    "calibrate",
     "checksum_file",
     "convert",
     "copy_file",
+    "counters",
     "crc32c",
     "execution_order",
     "inspect",
@@ -113,6 +130,7 @@ __all__ = [
     "parse_manifest",
     "parse_manifest_bytes",
     "read_file",
+    "read_files",
     "save_adapter",
     "start_loading",
     "verify",

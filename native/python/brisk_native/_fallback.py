@@ -11,30 +11,32 @@ import os
 import stat
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from brisk_native._chunks import all_chunks, check_settings
+from brisk_native._gather_plan import GatherPlan
 from brisk_native._header import LENGTH_BYTES, json_bytes, parse
 from brisk_native._manifest_text import check_bytes, parse_text
+from brisk_native._no_pool import Pool
 from brisk_native._types import (
     CHUNK_BYTES,
     THREADS_MAX,
     ChecksumError,
+    Counters,
     Header,
     Manifest,
-    ReadCancelledError,
     ReadResult,
+    ReadSettings,
     ShortReadError,
 )
+from brisk_native._walk import Job, Milestones
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_PROGRESS_S: Final = 0.02
 _VALUE_MAX: Final = 2**32 - 1
 _POLYNOMIAL: Final = 0x82F63B78  # bit-reversed: the highest bit is the constant term
 
@@ -64,6 +66,11 @@ class FileBuffer(bytearray):
     and can neither grow nor shrink; this one must not.
     """
 
+    @property
+    def pool_offset(self) -> int | None:
+        """Where it begins in its pool, in bytes; None if it is in none."""
+        return None
+
 
 def read_file(
     path: str | os.PathLike[str],
@@ -85,21 +92,83 @@ def read_file(
     meanwhile, ChecksumError, ReadCancelledError, MemoryError, ValueError.
     """
     _check_threads(threads)
-    expected = None if expected_crc32c is None else _checked(expected_crc32c)
+    settings = ReadSettings(threads=threads)
+    expected = [expected_crc32c]
+    (buffer,), result = read_files(
+        [path], settings=settings, expected_crc32c=expected, progress=progress, cancel=cancel
+    )
+    return buffer, result
+
+
+def read_files(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    settings: ReadSettings,
+    order: Sequence[tuple[int, int]] | None = None,
+    expected_crc32c: Sequence[Sequence[int] | None] | None = None,
+    pool: Pool | None = None,  # noqa: ARG001 - there is none
+    progress: Callable[[int], None] | None = None,
+    milestones: Sequence[int] = (),
+    on_milestone: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[FileBuffer], ReadResult]:
+    """Read whole files; see `brisk_native.read_files`, which chooses the settings."""
+    check_settings(settings)
+    given = [None] * len(paths) if expected_crc32c is None else list(expected_crc32c)
+    if len(given) != len(paths):
+        raise ValueError("expected_crc32c must have one entry per file")
+    expected = [None if checksums is None else _checked(checksums) for checksums in given]
     begin_s = time.perf_counter()
-    with _open_source(path) as (fd, size):
-        if expected is not None:
-            _check_count(path, size, len(expected))
-        buffer = FileBuffer(size)
-        job = _Job(size, progress, cancel)
-        with memoryview(buffer) as view:
-            for chunk, offset, length in job.chunks():
-                target = view[offset : offset + length]
-                _fill(fd, target, offset, path)
-                if expected is not None:
-                    _verify(target, expected[chunk], path, chunk)
-    seconds = time.perf_counter() - begin_s
-    return buffer, ReadResult(bytes_read=size, direct=False, huge_pages=False, seconds=seconds)
+    with ExitStack() as stack:
+        files = [stack.enter_context(_open_source(path)) for path in paths]
+        for path, (_, size), checksums in zip(paths, files, expected, strict=True):
+            if checksums is not None:
+                _check_count(path, size, len(checksums))
+        sizes = [size for _, size in files]
+        places = all_chunks(sizes, order or (), milestones)
+        told = Milestones(milestones, on_milestone)
+        buffers = [FileBuffer(size) for size in sizes]
+        views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
+        job = Job(sum(sizes), progress, cancel)
+        told.tell(0)
+        for done, (file, chunk, offset, length) in enumerate(job.walk(places), start=1):
+            target, checksums = views[file][offset : offset + length], expected[file]
+            _fill(files[file][0], target, offset, paths[file])
+            if checksums is not None:
+                _verify(target, checksums[chunk], paths[file], chunk)
+            told.tell(done)
+    return buffers, _result(sizes, expected, time.perf_counter() - begin_s)
+
+
+def trial_read(
+    path: str | os.PathLike[str],
+    settings: ReadSettings,
+    *,
+    first: int,  # noqa: ARG001
+    count: int,  # noqa: ARG001
+    seconds_max: float,  # noqa: ARG001
+) -> tuple[int, float, str, bool]:
+    """Measure how fast chunks `first` to `first + count` of a file are read this way.
+
+    Returns bytes, seconds, the engine that really read and whether it read past the page cache,
+    after about `seconds_max`. Plain Python reads in one way only: it measures nothing.
+    """
+    check_settings(settings)
+    with _open_source(path):
+        return 0, 0.0, "pread", False
+
+
+def counters() -> Counters:
+    """Return what this process has read so far, and how."""
+    with _counting:
+        return Counters(
+            direct_bytes=0,
+            buffered_bytes=_counted["buffered"],
+            uring_bytes=0,
+            verified_bytes=_counted["verified"],
+            huge_page_bytes=0,
+            small_page_bytes=_counted["small"],
+        )
 
 
 def checksum_file(
@@ -117,7 +186,7 @@ def checksum_file(
     checksums = []
     with _open_source(path) as (fd, size):
         room = memoryview(bytearray(min(size, CHUNK_BYTES)))
-        for _, offset, length in _Job(size, progress, cancel).chunks():
+        for _, offset, length in Job(size, progress, cancel).chunks():
             _fill(fd, room[:length], offset, path)
             checksums.append(crc32c(room[:length]))
     return checksums
@@ -141,7 +210,7 @@ def copy_file(
     checksums = []
     with _open_source(src) as (source, size), _new_file(dst) as target:
         room = memoryview(bytearray(min(size, CHUNK_BYTES)))
-        for _, offset, length in _Job(size, progress, cancel).chunks():
+        for _, offset, length in Job(size, progress, cancel).chunks():
             _fill(source, room[:length], offset, src)
             checksums.append(crc32c(room[:length]))
             _write(target, room[:length], offset, dst)
@@ -182,10 +251,10 @@ def gather_file(
     checksums = []
     with ExitStack() as stack:
         opened = [(path, *stack.enter_context(_open_source(path))) for path, _ in sources]
-        plan = _GatherPlan(prefix=bytes(prefix), pieces=pieces, size_bytes=size_bytes)
+        plan = GatherPlan(prefix=bytes(prefix), pieces=pieces, size_bytes=size_bytes)
         plan.check([(path, size) for path, _, size in opened])
         target = stack.enter_context(_new_file(dst))
-        for _, offset, length in _Job(size_bytes, progress, cancel).chunks():
+        for _, offset, length in Job(size_bytes, progress, cancel).chunks():
             room = bytearray(length)
             with memoryview(room) as view:
                 for source, begin, part, place in plan.parts(offset, length):
@@ -288,74 +357,29 @@ def _make_table() -> tuple[int, ...]:
 _TABLE: Final = _make_table()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _GatherPlan:
-    """What `gather_file` is to put where."""
-
-    prefix: bytes
-    pieces: Sequence[tuple[int, int, int, int]]
-    size_bytes: int
-
-    def check(self, sources: Sequence[tuple[str | os.PathLike[str], int]]) -> None:
-        """Raise ValueError, or ShortReadError if a source ends before a piece does."""
-        reached = len(self.prefix)
-        for source, offset, size, target in self.pieces:
-            if source >= len(sources):
-                raise ValueError("a piece of a source that is none")
-            if target < reached:
-                raise ValueError("a piece over another one")
-            if target + size > self.size_bytes:
-                raise ValueError("a piece beyond the end of the target")
-            reached = target + size
-            path, there = sources[source]
-            if offset + size > there:
-                raise ShortReadError(
-                    f"{os.fspath(path)}: wanted {size} bytes at offset {offset}, "
-                    f"the file ends after {max(0, there - offset)}"
-                )
-        if reached > self.size_bytes:
-            raise ValueError("a prefix beyond the end of the target")
-
-    def parts(self, offset: int, length: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield source, offset in it, size and place in the chunk of what a chunk consists of."""
-        first = bisect_right(self.pieces, offset, key=lambda piece: piece[3] + piece[2])
-        for source, begin, size, target in self.pieces[first:]:
-            if target >= offset + length:
-                return
-            start, stop = max(offset, target), min(offset + length, target + size)
-            if stop > start:
-                yield source, begin + start - target, stop - start, start - offset
+_counting: Final = threading.Lock()
+_counted: Final = {"buffered": 0, "verified": 0, "small": 0}
 
 
-class _Job:
-    """The walk through the chunks of one file: obeys the token, reports progress."""
-
-    def __init__(
-        self, size: int, progress: Callable[[int], None] | None, cancel: CancelToken | None
-    ) -> None:
-        self._size, self._progress, self._cancel = size, progress, cancel
-
-    def chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield number, offset and length of each chunk; a chunk is done when asked for more."""
-        reported_s = time.monotonic()
-        self._report(0)
-        self._obey(0)
-        for chunk, offset in enumerate(range(0, self._size, CHUNK_BYTES)):
-            if offset:
-                if time.monotonic() - reported_s >= _PROGRESS_S:
-                    self._report(offset)
-                    reported_s = time.monotonic()
-                self._obey(offset)
-            yield chunk, offset, min(CHUNK_BYTES, self._size - offset)
-        self._report(self._size)
-
-    def _obey(self, bytes_done: int) -> None:
-        if self._cancel is not None and self._cancel.cancelled:
-            raise ReadCancelledError(bytes_done)
-
-    def _report(self, bytes_done: int) -> None:
-        if self._progress is not None:
-            self._progress(bytes_done)
+def _result(
+    sizes: Sequence[int], expected: Sequence[list[int] | None], seconds: float
+) -> ReadResult:
+    total = sum(sizes)
+    with _counting:
+        _counted["buffered"] += total
+        _counted["small"] += total
+        _counted["verified"] += sum(
+            size for size, checksums in zip(sizes, expected, strict=True) if checksums is not None
+        )
+    return ReadResult(
+        bytes_read=total,
+        direct=False,
+        huge_pages=False,
+        seconds=seconds,
+        engine="pread",
+        direct_bytes=0,
+        buffered_bytes=total,
+    )
 
 
 def _check_threads(threads: int) -> None:

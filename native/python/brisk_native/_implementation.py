@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from brisk_native._native import (
         CancelToken,
         FileBuffer,
+        Pool,
         checksum_file,
         copy_file,
+        counters,
         crc32c,
         gather_file,
         parse_header,
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
         parse_manifest,
         parse_manifest_bytes,
         read_file,
+        read_files,
+        trial_read,
     )
 
     IMPLEMENTATION: Literal["native", "python"]
@@ -31,8 +35,10 @@ else:
         IMPLEMENTATION = "python"
     CancelToken = _chosen.CancelToken
     FileBuffer = _chosen.FileBuffer
+    Pool = _chosen.Pool
     checksum_file = _chosen.checksum_file
     copy_file = _chosen.copy_file
+    counters = _chosen.counters
     crc32c = _chosen.crc32c
     gather_file = _chosen.gather_file
     parse_header = _chosen.parse_header
@@ -40,13 +46,17 @@ else:
     parse_manifest = _chosen.parse_manifest
     parse_manifest_bytes = _chosen.parse_manifest_bytes
     read_file = _chosen.read_file
+    read_files = _chosen.read_files
+    trial_read = _chosen.trial_read
 
 __all__ = [
     "IMPLEMENTATION",
     "CancelToken",
     "FileBuffer",
+    "Pool",
     "checksum_file",
     "copy_file",
+    "counters",
     "crc32c",
     "gather_file",
     "parse_header",
@@ -54,4 +64,6 @@ __all__ = [
     "parse_manifest",
     "parse_manifest_bytes",
     "read_file",
+    "read_files",
+    "trial_read",
 ]

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
-from brisk_native._types import Header, Manifest, ReadResult
+from brisk_native._types import Counters, Header, Manifest, ReadResult, ReadSettings
 
 CRC32C_IN_HARDWARE: Final[bool]
 
@@ -21,6 +21,42 @@ class CancelToken:
 class FileBuffer:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def pool_offset(self) -> int | None: ...
+
+@final
+class Pool:
+    def __init__(
+        self,
+        size_bytes: int,
+        *,
+        kind: str = "auto",
+        folder: str | os.PathLike[str] | None = None,
+        populate: bool = True,
+    ) -> None: ...
+    @staticmethod
+    def attach(path: str | os.PathLike[str]) -> Pool: ...
+    def view(self, offset: int, size_bytes: int) -> FileBuffer: ...
+    def wait_populated(self, timeout: float | None = None) -> bool: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
+    @property
+    def populated(self) -> int: ...
+    @property
+    def huge_pages(self) -> bool: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def path(self) -> str | None: ...
 
 def read_file(
     path: str | os.PathLike[str],
@@ -30,6 +66,27 @@ def read_file(
     progress: Callable[[int], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[FileBuffer, ReadResult]: ...
+def read_files(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    settings: ReadSettings,
+    order: Sequence[tuple[int, int]] | None = None,
+    expected_crc32c: Sequence[Sequence[int] | None] | None = None,
+    pool: Pool | None = None,
+    progress: Callable[[int], None] | None = None,
+    milestones: Sequence[int] = (),
+    on_milestone: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[FileBuffer], ReadResult]: ...
+def trial_read(
+    path: str | os.PathLike[str],
+    settings: ReadSettings,
+    *,
+    first: int,
+    count: int,
+    seconds_max: float,
+) -> tuple[int, float, str, bool]: ...
+def counters() -> Counters: ...
 def checksum_file(
     path: str | os.PathLike[str],
     *,

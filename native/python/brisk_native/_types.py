@@ -12,7 +12,7 @@ Exception
 └── UnsupportedTypeError (a TypeError)  a tensor of a type that torch does not have
 
 The kernel's own errors are OSError with errno and file name, memory that cannot be had is
-MemoryError, and misuse is ValueError or TypeError.
+MemoryError (PoolFullError if a pool has too little of it), and misuse is ValueError or TypeError.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 """How files are cut: the unit of reading, verifying and cancelling, in bytes."""
@@ -117,18 +117,76 @@ class ReadCancelledError(Exception):
         return f"cancelled after {self.bytes_done} bytes"
 
 
+class PoolFullError(MemoryError):
+    """A pool has no free piece that is large enough; nothing was read."""
+
+    def __init__(self, needed_bytes: int, free_bytes: int, largest_bytes: int) -> None:
+        super().__init__(needed_bytes, free_bytes, largest_bytes)
+        self.needed_bytes = needed_bytes
+        """What was asked for, in one piece."""
+        self.free_bytes = free_bytes
+        """All that is free."""
+        self.largest_bytes = largest_bytes
+        """The largest free piece."""
+
+    def __str__(self) -> str:
+        return (
+            f"the pool has no {self.needed_bytes} bytes in one piece: "
+            f"{self.free_bytes} are free, the largest piece has {self.largest_bytes}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSettings:
+    """How files are read. Limits are checked by the call that takes them, with ValueError."""
+
+    engine: Literal["pread", "uring"] = "pread"
+    """Threads that read one thing at a time, or io_uring, where `depth` reads are in flight per
+    thread. Where the kernel refuses io_uring, threads read; ReadResult.engine tells."""
+    threads: int = 4
+    """1 to 64."""
+    depth: int = 1
+    """1 to 64; counts for io_uring only."""
+    read_bytes: int = CHUNK_BYTES
+    """Size of one read: a multiple of CHUNK_BYTES up to four of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What this process has read since it began, and how; all in bytes."""
+
+    direct_bytes: int
+    """Read past the page cache."""
+    buffered_bytes: int
+    """Read through the page cache, because a file system refused direct reads."""
+    uring_bytes: int
+    """Of both, those that io_uring read."""
+    verified_bytes: int
+    """Of both, those whose checksum was compared."""
+    huge_page_bytes: int
+    """Whole files that were read into memory of 2 MiB pages."""
+    small_page_bytes: int
+    """Whole files that were read into memory of 4 KiB pages."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadResult:
-    """How a whole file came into memory."""
+    """How whole files came into memory."""
 
     bytes_read: int
-    """Size of the file at the time of opening, in bytes."""
+    """Size of the files at the time of opening, in bytes."""
     direct: bool
-    """True if O_DIRECT was used, False after the fallback to reads through the page cache."""
+    """True if O_DIRECT was used for all, False after a fallback to reads through the page cache."""
     huge_pages: bool
     """True if at least half of the memory came in huge pages."""
     seconds: float
     """Wall time of the call, from opening to the last verified byte."""
+    engine: Literal["pread", "uring"]
+    """What really read: "pread" also where the kernel refused io_uring."""
+    direct_bytes: int
+    """Size of the files that were read past the page cache."""
+    buffered_bytes: int
+    """Size of those that were read through it."""
 
 
 class InvalidHeaderError(ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from brisk_native import Header, Manifest, ReadResult
+from brisk_native import Counters, Header, Manifest, ReadResult
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -31,6 +31,8 @@ class Loader:
     name: str
     new_token: Callable[[], Token]
     read_file: Callable[..., tuple[Buffer, ReadResult]]
+    read_files: Callable[..., tuple[list[Buffer], ReadResult]]
+    counters: Callable[[], Counters]
     checksum_file: Callable[..., list[int]]
     copy_file: Callable[..., list[int]]
     gather_file: Callable[..., tuple[list[int], bool]]
@@ -53,6 +55,8 @@ def find(name: str) -> Loader:
         name=name,
         new_token=module.CancelToken,
         read_file=module.read_file,
+        read_files=module.read_files,
+        counters=module.counters,
         checksum_file=module.checksum_file,
         copy_file=module.copy_file,
         gather_file=module.gather_file,

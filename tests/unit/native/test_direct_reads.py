@@ -18,7 +18,8 @@ SYSFS_FILE = Path("/sys/kernel/btf/vmlinux")
 
 # Reads a copy of argv[2] on the disk argv[3]; prints whether it is the same and was read directly.
 READ_FROM_A_DISK = """
-import importlib, pathlib, sys
+import importlib, logging, pathlib, sys
+logging.disable()
 loader = importlib.import_module(sys.argv[1])
 content, path = pathlib.Path(sys.argv[2]).read_bytes(), pathlib.Path(sys.argv[3], "file")
 path.write_bytes(content)

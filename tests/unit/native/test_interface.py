@@ -48,7 +48,8 @@ def copy_without_extension(folder: Path) -> Path:
 
 
 def test_the_stub_and_the_python_implementation_have_the_same_signatures() -> None:
-    assert signatures(PACKAGE / "_native.pyi") == signatures(PACKAGE / "_fallback.py")
+    in_python = signatures(PACKAGE / "_fallback.py") | signatures(PACKAGE / "_no_pool.py")
+    assert signatures(PACKAGE / "_native.pyi") == in_python
 
 
 def test_the_compiled_library_runs_where_it_was_built() -> None:
