@@ -411,6 +411,7 @@ async def test_every_service_advertises_what_it_is_told(
         "BRISK_ADVERTISE": "localhost",
         f"{own}LISTEN": "127.0.0.1:0",
         f"{own}READY_FILE": str(ready),
+        "BRISK_ROUTER_HTTP_LISTEN": "127.0.0.1:0",
         "BRISK_STOREMGR_DATA_DIR": str(tmp_path / "data"),
     }
     process = await asyncio.create_subprocess_exec(
