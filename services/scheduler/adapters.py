@@ -123,10 +123,10 @@ class GrpcStores:
         self._pool = pool
 
     async def import_model(
-        self, address: str, source_path: str, name: str
+        self, address: str, source_path: str, name: str, *, as_is: bool
     ) -> AsyncGenerator[ImportProgress | ModelInfo]:
         """See the port."""
-        request = storage_pb2.ImportRequest(source_path=source_path, name=name)
+        request = storage_pb2.ImportRequest(source_path=source_path, name=name, as_is=as_is)
         with self._pool.use(address) as channel:
             call = storage_grpc.StorageServiceStub(channel).Import(request, timeout=IMPORT_S_MAX)
             try:

@@ -63,7 +63,7 @@ class Catalogue:
         self._changing = asyncio.Lock()
 
     async def import_model(
-        self, reign: Reign, source_path: str, name: str
+        self, reign: Reign, source_path: str, name: str, *, as_is: bool = False
     ) -> AsyncGenerator[ImportProgress | ModelInfo]:
         """Yield progress, then the model: published on every node and checked by a worker.
 
@@ -72,7 +72,7 @@ class Catalogue:
         if name:
             parse_model_name(name)
         async with self._undoing(reign) as made:
-            async with aclosing(self._imports.run(source_path, name)) as told:
+            async with aclosing(self._imports.run(source_path, name, as_is=as_is)) as told:
                 async for each in told:
                     if isinstance(each, ImportProgress):
                         yield each

@@ -54,7 +54,9 @@ class ControlServicer(pb2_grpc.ControlServiceServicer):
     ) -> AsyncGenerator[pb2.ImportResponse]:
         """Import a folder on every node; see the proto."""
         reign = await self._election.leader()
-        events = self._catalogue.import_model(reign, request.source_path, request.name)
+        events = self._catalogue.import_model(
+            reign, request.source_path, request.name, as_is=request.as_is
+        )
         async with aclosing(events) as told:
             async for each in told:
                 if isinstance(each, ModelInfo):

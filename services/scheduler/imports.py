@@ -75,7 +75,9 @@ class Imports:
         self._chores = chores
         self._importing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def run(self, source_path: str, name: str) -> AsyncGenerator[ImportProgress | Imported]:
+    async def run(
+        self, source_path: str, name: str, *, as_is: bool = False
+    ) -> AsyncGenerator[ImportProgress | Imported]:
         """Import a folder on every node: yield progress of all together, then the outcome.
 
         Raises BriskError if it fails on any node; then, and if closed early, what was not there
@@ -85,7 +87,7 @@ class Imports:
         async with self._importing.setdefault(expected, asyncio.Lock()):
             run = _Run(expected, await self._refs(await self._nodes()))
             tasks = [
-                asyncio.ensure_future(self._import_on(run, node, source_path, name))
+                asyncio.ensure_future(self._import_on(run, node, source_path, name, as_is=as_is))
                 for node in run.before
             ]
             try:
@@ -158,8 +160,10 @@ class Imports:
             for node, infos in zip(nodes, stored, strict=True)
         }
 
-    async def _import_on(self, run: _Run, node: Peer, source_path: str, name: str) -> None:
-        events = self._stores.import_model(node.address, source_path, name)
+    async def _import_on(
+        self, run: _Run, node: Peer, source_path: str, name: str, *, as_is: bool
+    ) -> None:
+        events = self._stores.import_model(node.address, source_path, name, as_is=as_is)
         async with aclosing(events) as told:
             async for each in told:
                 if isinstance(each, ModelInfo):

@@ -52,9 +52,12 @@ class Stores(Protocol):
     """Orders to store managers; every one may raise BriskError."""
 
     def import_model(
-        self, address: str, source_path: str, name: str
+        self, address: str, source_path: str, name: str, *, as_is: bool
     ) -> AsyncGenerator[ImportProgress | ModelInfo]:
-        """Yield progress, then the published model as the last. Closing it leaves nothing."""
+        """Yield progress, then the published model as the last. Closing it leaves nothing.
+
+        With `as_is` the weights keep their files; else they are written in the stored form.
+        """
 
     async def models(self, address: str) -> tuple[ModelInfo, ...]:
         """Return the stored models, sorted by name, then by time of import."""

@@ -13,7 +13,7 @@ from typing import Final
 import brisk_native
 
 from services.storemgr.ports import Job, JobStoppedError, Progress
-from services.storemgr.refusal import MalformedError
+from services.storemgr.refusal import MalformedError, invalid_model
 
 _PROBE_BYTES: Final = 64 * 1024
 
@@ -57,6 +57,20 @@ class NativeJob:
             return tuple(
                 brisk_native.copy_file(source, target, progress=progress, cancel=self._token)
             )
+
+    def convert(
+        self, weights: brisk_native.Weights, target: Path, progress: Progress
+    ) -> tuple[int, ...]:
+        """Write weights to the new file `target` in the stored form; see ports.Job."""
+        try:
+            with _our_errors():
+                return brisk_native.write_weights(
+                    weights, target, progress=lambda done, _: progress(done), cancel=self._token
+                ).crc32c
+        except brisk_native.FileChangedError as error:
+            names = {os.fspath(file.path): file.name for file in weights.files}
+            name = names.get(error.path, "")
+            raise invalid_model(name, "changed while it was imported") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,19 @@
 """Bring a checkpoint into the store: look, stage, verify, publish.
 
+Weights are written in the stored form unless the order says to keep the files as they are.
+
 The source may be anything and may change while it is read, so nothing that was seen there counts:
 the files are brought into a staging folder first, and what lies there is checked and described.
-Large files become hard links where the file system allows, which costs no room; a file that is
-edited by hand (a config, a template) is always copied. Everything here blocks, on one thread.
+Weights that are kept become hard links where the file system allows, which costs no room; a file
+that is edited by hand (a config, a template) is always copied. Everything here blocks, on one
+thread.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,8 +27,9 @@ from services.common.errors import (
     ResourceExhaustedError,
 )
 from services.storemgr.checkpoint import inspect
+from services.storemgr.conversion import STORED_NAME, Conversion, plan_conversion
 from services.storemgr.facts import ModelFacts
-from services.storemgr.folder import FileKind, ModelFile, survey
+from services.storemgr.folder import INDEX, FileKind, ModelFile, survey
 from services.storemgr.manifest import Manifest, StoredFile, revision_of
 from services.storemgr.ports import Disk, Job, JobStoppedError, Progress
 from services.storemgr.refusal import MalformedError, blaming
@@ -45,6 +49,26 @@ class ImportOrder:
 
     source: Source
     after: datetime | None  # when this name was imported last; this import counts as later
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What becomes of a folder's files."""
+
+    kept: tuple[ModelFile, ...]
+    conversion: Conversion | None  # of the files that are not kept
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the files in the store."""
+        made = [] if self.conversion is None else [STORED_NAME]
+        return sorted([*(file.name for file in self.kept), *made])
+
+    @property
+    def file_bytes(self) -> int:
+        """Return the bytes of the files in the store."""
+        made = 0 if self.conversion is None else self.conversion.size_bytes
+        return sum(file.size_bytes for file in self.kept) + made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,26 +101,22 @@ class Importer:
         """
         files = _survey(order.source.folder)
         inspect(files)  # refuse what is plainly wrong before any of it is moved
-        self._check_room(files)
+        plan = _plan(order, files)
+        self._check_room(plan)
         try:
             with self._store.staging() as staging:
-                return self._stage_and_publish(staging, files, order, job, report)
+                return self._stage_and_publish(staging, plan, order, job, report)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            raise self._disk_full(sum(file.size_bytes for file in files)) from error
+            raise self._disk_full(plan.file_bytes) from error
 
     def _stage_and_publish(
-        self,
-        staging: Path,
-        files: Sequence[ModelFile],
-        order: ImportOrder,
-        job: Job,
-        report: Report,
+        self, staging: Path, plan: _Plan, order: ImportOrder, job: Job, report: Report
     ) -> Manifest:
-        stored = self._stage(staging, files, job, report)
-        facts = inspect([replace(file, path=staging / file.name) for file in files])
-        manifest = _manifest(order, facts, stored)
+        stored = self._stage(staging, plan, job, report)
+        facts = inspect([_staged(staging, file) for file in stored])
+        manifest = _manifest(order, facts, stored, is_stored_form=plan.conversion is not None)
         present = self._store.whole(manifest.ref)
         if job.is_stopped:  # the last chance: from here on it happens
             raise JobStoppedError
@@ -108,21 +128,26 @@ class Importer:
         return manifest
 
     def _stage(
-        self, staging: Path, files: Sequence[ModelFile], job: Job, report: Report
+        self, staging: Path, plan: _Plan, job: Job, report: Report
     ) -> tuple[StoredFile, ...]:
         """Bring all files into `staging`, durably, and return their checksums."""
-        total = sum(file.size_bytes for file in files)
+        kept = {file.name: file for file in plan.kept}
+        total = plan.file_bytes
         done = 0
         stored: list[StoredFile] = []
-        for file in files:
+        for name in plan.names:
             base = done
 
-            def progress(file_done: int, *, base: int = base, name: str = file.name) -> None:
+            def progress(file_done: int, *, base: int = base, name: str = name) -> None:
                 report(ImportProgress(bytes_done=base + file_done, bytes_total=total, file=name))
 
             progress(0)
-            with blaming(file.name):
-                stored.append(self._bring(file, staging / file.name, job, progress))
+            with blaming(name):
+                if name in kept:
+                    file = self._bring(kept[name], staging / name, job, progress)
+                else:
+                    file = _convert(plan, staging / name, job, progress)
+            stored.append(file)
             done += file.size_bytes
         report(ImportProgress(bytes_done=total, bytes_total=total, file=""))
         return tuple(stored)
@@ -147,14 +172,15 @@ class Importer:
             checksums=checksums,
         )
 
-    def _check_room(self, files: Sequence[ModelFile]) -> None:
+    def _check_room(self, plan: _Plan) -> None:
         """Refuse before copying what cannot fit. Files that will be linked take no room."""
         device = self._store.root.stat().st_dev
-        needed = sum(
+        linked = sum(
             file.size_bytes
-            for file in files
-            if not (self._hard_links and file.kind is FileKind.WEIGHTS and file.device == device)
+            for file in plan.kept
+            if self._hard_links and file.kind is FileKind.WEIGHTS and file.device == device
         )
+        needed = plan.file_bytes - linked
         if needed + _SPARE_BYTES > self._disk.free_bytes(self._store.root):
             raise self._disk_full(needed)
 
@@ -199,7 +225,47 @@ def _link(path: Path, target: Path) -> bool:
     return True
 
 
-def _manifest(order: ImportOrder, facts: ModelFacts, stored: tuple[StoredFile, ...]) -> Manifest:
+def _plan(order: ImportOrder, files: tuple[ModelFile, ...]) -> _Plan:
+    conversion = None if order.source.as_is else plan_conversion(order.source.folder, files)
+    if conversion is None:
+        return _Plan(kept=files, conversion=None)
+    # The index of shards goes with them.
+    kept = tuple(file for file in files if file.kind is not FileKind.WEIGHTS and file.name != INDEX)
+    return _Plan(kept=kept, conversion=conversion)
+
+
+def _convert(plan: _Plan, target: Path, job: Job, progress: Progress) -> StoredFile:
+    if plan.conversion is None:
+        raise ValueError("there is nothing to convert")
+    checksums = job.convert(plan.conversion.weights, target, progress)
+    size, modified_ns = identity(target)
+    return StoredFile(
+        name=target.name,
+        kind=FileKind.WEIGHTS,
+        size_bytes=size,
+        modified_ns=modified_ns,
+        checksums=checksums,
+    )
+
+
+def _staged(staging: Path, file: StoredFile) -> ModelFile:
+    path = staging / file.name
+    return ModelFile(
+        name=file.name,
+        kind=file.kind,
+        path=path,
+        size_bytes=file.size_bytes,
+        device=path.lstat().st_dev,
+    )
+
+
+def _manifest(
+    order: ImportOrder,
+    facts: ModelFacts,
+    stored: tuple[StoredFile, ...],
+    *,
+    is_stored_form: bool,
+) -> Manifest:
     now = wall_clock()
     if order.after is not None and now <= order.after:  # the clock was set back
         now = order.after + _TICK
@@ -209,5 +275,5 @@ def _manifest(order: ImportOrder, facts: ModelFacts, stored: tuple[StoredFile, .
         imported_at=now,
         facts=facts,
         files=stored,
-        is_stored_form=False,
+        is_stored_form=is_stored_form,
     )

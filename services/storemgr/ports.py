@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from brisk_native import Weights
+
 Progress = Callable[[int], None]  # gets the bytes of the file done so far
 
 
@@ -34,6 +36,14 @@ class Job(Protocol):
 
         Returns the CRC-32C of each chunk as it was read. Raises what `checksum` raises, and then
         leaves no `target`.
+        """
+
+    def convert(self, weights: Weights, target: Path, progress: Progress) -> tuple[int, ...]:
+        """Write weights to the new file `target` in the stored form, on the disk on return.
+
+        Returns the CRC-32C of each chunk as it was written. Raises InvalidArgumentError
+        (INVALID_MODEL) naming a file that has changed since `weights` were found, and what
+        `checksum` raises; then leaves no `target`.
         """
 
 

@@ -36,7 +36,7 @@ class StorageServicer(pb_grpc.StorageServiceServicer):
         self, request: pb.ImportRequest, context: Context
     ) -> AsyncGenerator[pb.ImportResponse]:
         """Import a folder; see the proto."""
-        source = parse_source(request.source_path, request.name)
+        source = parse_source(request.source_path, request.name, as_is=request.as_is)
         async with aclosing(self._library.import_model(source)) as events:
             total = 0
             async for event in events:

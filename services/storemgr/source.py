@@ -20,9 +20,10 @@ class Source:
 
     folder: Path  # absolute
     name: ModelName
+    as_is: bool  # the weights keep their files; else they are written in the stored form
 
 
-def parse_source(source_path: str, name: str) -> Source:
+def parse_source(source_path: str, name: str, *, as_is: bool = False) -> Source:
     """Return the source that a request names; an empty `name` stands for the folder's own.
 
     Raises InvalidArgumentError (INVALID_SOURCE, INVALID_NAME).
@@ -39,7 +40,7 @@ def parse_source(source_path: str, name: str) -> Source:
     folder = Path(source_path)
     if not folder.is_absolute():
         raise invalid_source(f"source_path must be absolute: {shorten(source_path)}")
-    return Source(folder=folder, name=parse_model_name(name or _own_name(folder)))
+    return Source(folder=folder, name=parse_model_name(name or _own_name(folder)), as_is=as_is)
 
 
 def _own_name(folder: Path) -> str:

@@ -33,7 +33,13 @@ from __future__ import annotations
 from brisk_native._adapter import Adapter, load_adapter, save_adapter
 from brisk_native._adapter_config import AdapterConfig
 from brisk_native._calibration import calibrate
-from brisk_native._convert import Conversion, WrittenWeights, convert, write_weights
+from brisk_native._convert import (
+    Conversion,
+    WrittenWeights,
+    convert,
+    stored_bytes,
+    write_weights,
+)
 from brisk_native._files import read_files
 from brisk_native._implementation import (
     IMPLEMENTATION,
@@ -133,6 +139,7 @@ __all__ = [
     "read_files",
     "save_adapter",
     "start_loading",
+    "stored_bytes",
     "verify",
     "write_weights",
 ]

@@ -170,6 +170,14 @@ def write_weights(
     return WrittenWeights(file_bytes=layout.file_bytes, crc32c=tuple(crc32c), direct=direct)
 
 
+def stored_bytes(weights: Weights) -> int:
+    """Return the size of the file that `write_weights` makes of `weights`, in bytes.
+
+    Raises InvalidCheckpointError if they cannot have the stored form.
+    """
+    return plan_layout(weights).file_bytes
+
+
 def _check_unchanged(weights: Weights) -> None:
     """Refuse files that were written or replaced since their headers were read."""
     for file in weights.files:

@@ -129,11 +129,16 @@ class AsyncClient:
         source: str | os.PathLike[str],
         *,
         name: str | None = None,
+        as_is: bool = False,
         on_progress: ImportCallback | None = None,
         timeout_s: float | None = None,
     ) -> ModelInfo:
-        """Bring a Hugging Face folder into the store and return what was published."""
-        request = requests.import_model(source, name)
+        """Bring a Hugging Face folder into the store and return what was published.
+
+        Its weights are written in the stored form, one safetensors file laid out for loading;
+        with `as_is` they keep their files.
+        """
+        request = requests.import_model(source, name, as_is=as_is)
         message = await self._connection.last(
             lambda opened: ControlServiceStub(opened).Import,
             request,

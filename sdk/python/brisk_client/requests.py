@@ -159,10 +159,14 @@ def source_path(source: str | os.PathLike[str]) -> str:
     return str(Path(text).expanduser().absolute())
 
 
-def import_model(source: str | os.PathLike[str], name: str | None) -> control_pb2.ImportRequest:
+def import_model(
+    source: str | os.PathLike[str], name: str | None, *, as_is: bool
+) -> control_pb2.ImportRequest:
     """Return the request to import a folder."""
     with _refusing("import"):
-        return control_pb2.ImportRequest(source_path=source_path(source), name=name or "")
+        return control_pb2.ImportRequest(
+            source_path=source_path(source), name=name or "", as_is=as_is
+        )
 
 
 def deploy(

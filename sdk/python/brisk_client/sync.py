@@ -183,13 +183,18 @@ class Client:
         source: str | os.PathLike[str],
         *,
         name: str | None = None,
+        as_is: bool = False,
         on_progress: ImportCallback | None = None,
         timeout_s: float | None = None,
     ) -> ModelInfo:
-        """Bring a Hugging Face folder into the store and return what was published."""
+        """Bring a Hugging Face folder into the store and return what was published.
+
+        Its weights are written in the stored form, one safetensors file laid out for loading;
+        with `as_is` they keep their files.
+        """
         return self._loop.run(
             self._inner.import_model(
-                source, name=name, on_progress=on_progress, timeout_s=timeout_s
+                source, name=name, as_is=as_is, on_progress=on_progress, timeout_s=timeout_s
             )
         )
 

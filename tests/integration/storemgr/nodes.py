@@ -157,9 +157,11 @@ async def stub_of(node: Node) -> AsyncIterator[Stub]:
         yield pb_grpc.StorageServiceStub(channel)
 
 
-async def import_folder(stub: Stub, folder: Path, name: str = "") -> list[pb.ImportResponse]:
+async def import_folder(
+    stub: Stub, folder: Path, name: str = "", *, as_is: bool = False
+) -> list[pb.ImportResponse]:
     """Import `folder` and return all that was answered."""
-    request = pb.ImportRequest(source_path=str(folder), name=name)
+    request = pb.ImportRequest(source_path=str(folder), name=name, as_is=as_is)
     return [response async for response in stub.Import(request, timeout=60)]
 
 

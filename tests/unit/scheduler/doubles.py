@@ -174,13 +174,15 @@ class TwoStores:
     publishes_late: bool = False  # what was cancelled is there a moment later
     models_errors: dict[str, deque[BriskError | None]] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)  # imports, by their folders
+    kept_as_is: list[bool] = field(default_factory=list)  # and whether they keep their files
     deleted: list[str] = field(default_factory=list)
 
     async def import_model(
-        self, address: str, source_path: str, name: str
+        self, address: str, source_path: str, name: str, *, as_is: bool
     ) -> AsyncGenerator[ImportProgress | ModelInfo]:
         """Import a folder."""
         self.begun.append(source_path)
+        self.kept_as_is.append(as_is)
         info = model(
             name or source_path.rstrip("/").rsplit("/", 1)[-1], self.revisions.get(address, "1")
         )

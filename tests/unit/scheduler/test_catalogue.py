@@ -85,6 +85,15 @@ def ref(name: str, revision: str = "") -> ModelRef:
     return ModelRef(name=parse_model_name(name), revision=revision)
 
 
+@pytest.mark.parametrize("as_is", [True, False])
+async def test_every_node_hears_whether_an_import_keeps_its_files(
+    office: Office, *, as_is: bool
+) -> None:
+    told = office.catalogue.import_model(office.court.reign, "/m/gamma", "", as_is=as_is)
+    assert [each async for each in told]
+    assert office.stores.kept_as_is == [as_is, as_is]
+
+
 async def test_an_import_tells_the_progress_of_all_nodes_together(office: Office) -> None:
     *told, last = await office.imported("/m/gamma")
     assert isinstance(last, ModelInfo)

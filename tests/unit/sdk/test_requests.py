@@ -118,7 +118,8 @@ def test_a_message_has_exactly_a_role_and_a_content(message: dict[str, str]) -> 
 
 def test_a_source_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert requests.import_model("models/tiny", None).source_path == f"{tmp_path}/models/tiny"
+    request = requests.import_model("models/tiny", None, as_is=True)
+    assert (request.source_path, request.as_is) == (f"{tmp_path}/models/tiny", True)
     with pytest.raises(InvalidRequestError, match="NUL"):
         requests.source_path("a\0b")
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from brisk_native import Weights
+
 from services.storemgr.adapters import NativeDisk
 from services.storemgr.ports import Job, Progress
 
@@ -72,6 +74,12 @@ class HookedJob:
     def copy(self, source: Path, target: Path, progress: Progress) -> tuple[int, ...]:
         self._disk.before(target)
         checksums = self._real.copy(source, target, progress)
+        self._disk.after(target)
+        return checksums
+
+    def convert(self, weights: Weights, target: Path, progress: Progress) -> tuple[int, ...]:
+        self._disk.before(target)
+        checksums = self._real.convert(weights, target, progress)
         self._disk.after(target)
         return checksums
 

@@ -107,6 +107,10 @@ def import_model(
     name: Annotated[
         str | None, typer.Option(help="The model's name. Left out: the folder's.")
     ] = None,
+    as_is: Annotated[
+        bool,
+        typer.Option("--as-is", help="Keep the weights' files instead of one laid out to load."),
+    ] = False,
     endpoint: Endpoint = None,
     timeout: TimeoutS = None,
     as_json: AsJson = False,
@@ -121,7 +125,9 @@ def import_model(
     """
     _refuse_empty(source)
     with Client(endpoint) as client, _naming(source), import_bar() as on_progress:
-        model = client.import_model(source, name=name, on_progress=on_progress, timeout_s=timeout)
+        model = client.import_model(
+            source, name=name, as_is=as_is, on_progress=on_progress, timeout_s=timeout
+        )
     if as_json:
         print_json(model)
         return
