@@ -1,13 +1,18 @@
 // The io_uring engine's promise: what pread gives, whatever completions say; and no read into
 // memory that the job has given up.
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <deque>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <memory>
-#include <optional>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "brisk/counters.hpp"
@@ -40,11 +45,21 @@ bool has_uring() {
   return false;
 }
 
+// Whether a thread of this process waits in the kernel.
+bool is_asleep(pid_t thread) {
+  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string line;
+  std::getline(file, line);
+  const std::size_t end = line.rfind(')');
+  return end != std::string::npos && line.compare(end, 3, ") S") == 0;
+}
+
 // What is asked of a ring, and how many reads it has begun and not ended.
 struct Ledger {
   std::atomic<int> opened{0};
   std::atomic<int> submitted{0};
   std::atomic<int> returned{0};
+  std::atomic<int> closed{0};
 };
 
 // Stands between the engine and the kernel: shortens reads and makes completions say otherwise.
@@ -59,6 +74,10 @@ class FaultyRing final : public Ring {
   FaultyRing(std::unique_ptr<Ring> real, const Faults& faults, Ledger& ledger)
       : real_(std::move(real)), faults_(faults), ledger_(ledger) {
     ++ledger_.opened;
+  }
+  ~FaultyRing() override {
+    real_.reset();
+    ++ledger_.closed;
   }
 
   void submit(int fd, std::uint64_t offset, std::span<std::byte> room, std::uint32_t tag) override {
@@ -308,6 +327,55 @@ TEST("cancelling and failing wait for the reads in flight before the memory is g
       memory.reset();
     }
   }
+}
+
+TEST("rings are closed when the job has ended, not when the job object goes") {
+  if (!has_uring()) return;
+  for (const bool fails : {false, true}) {
+    Fixture fixture;
+    Ledger ledger;
+    FaultyRing::Faults faults;
+    faults.instead = [fails](int, int result) { return fails ? -EIO : result; };
+    ReadJob job(fixture.files, fixture.tasks(), kUring, fixture.sink(), {}, nullptr,
+                faulty(faults, ledger));
+    if (fails) {
+      CHECK_THROWS(std::filesystem::filesystem_error, job.run({}));
+    } else {
+      job.run({});
+    }
+    CHECK(ledger.opened == 2 && ledger.closed == 2);
+  }
+}
+
+TEST("dropping a ring waits for a read that the kernel has begun, however long it takes") {
+  if (!has_uring()) return;
+  const scratch::Folder folder;
+  scratch::write(folder / "f", scratch::noise(4096));
+  const DirectFile file(folder / "f");
+  int ends[2];
+  CHECK(::pipe(ends) == 0);
+  PageBuffer memory(8192);
+  std::error_code refusal;
+  auto ring = brisk::open_ring(2, refusal);
+  // Nothing is in the pipe yet: its read is begun beside the file's, and stays.
+  ring->submit(ends[0], 0, memory.room().first(1), 0);
+  ring->submit(file.fd(), 0, memory.room().last(4096), 1);
+  CHECK(ring->wait().tag == 1);
+  std::atomic<pid_t> dropping{0};
+  std::atomic<bool> is_dropped{false};
+  std::thread other([&] {
+    dropping = ::gettid();
+    ring.reset();
+    is_dropped = true;
+  });
+  while (dropping == 0) std::this_thread::yield();
+  while (!is_dropped && !is_asleep(dropping)) std::this_thread::yield();
+  CHECK(!is_dropped);
+  CHECK(::write(ends[1], "x", 1) == 1);
+  other.join();
+  CHECK(memory.bytes()[0] == std::byte{'x'});
+  ::close(ends[0]);
+  ::close(ends[1]);
 }
 
 TEST("a ring that is dropped ends its reads, those begun and those only queued") {
