@@ -172,6 +172,7 @@ FilesInMemory read_files(std::span<const FileToRead> sources, const ReadFilesOpt
   const std::vector<DirectFile> files = open_all(sources, options.calls);
   const Plan plan = make_plan(sources, files, options);
   FilesInMemory result{.files = make_memory(files, options.pool)};
+  if (options.on_memory) options.on_memory(result.files);
   ReadSink sink{.place =
                     [&result](const ReadTask& task, std::size_t) {
                       return result.files[task.file].room().subspan(

@@ -11,7 +11,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
+import brisk_native
 from brisk.worker.v1 import worker_service_pb2_grpc
+from prometheus_client import REGISTRY
 
 from services.common.channel import ChannelPool
 from services.common.clock import wall_clock
@@ -27,6 +29,7 @@ from services.worker.adapters import NodeStore, SchedulerReports
 from services.worker.config import WorkerConfig
 from services.worker.engine import DeviceEngine
 from services.worker.instances import Instances
+from services.worker.pool import export, open_pool
 from services.worker.ports import ModelStarter, ModelStore
 from services.worker.reports import Identity, StateSource, report_forever
 from services.worker.residency import Ledger
@@ -37,7 +40,7 @@ TEXT_THREADS: Final = 2
 ENGINE_END_S_MAX: Final = 10.0  # a step under way cannot be interrupted
 CUT_OFF_SHARE: Final = 0.9  # of the drain; the rest lets the last answers leave
 
-MakeStarter = Callable[[ModelStore, Executor], ModelStarter]
+MakeStarter = Callable[[ModelStore, Executor, brisk_native.Pool | None], ModelStarter]
 
 
 async def main(config: WorkerConfig) -> None:
@@ -60,6 +63,10 @@ async def main(config: WorkerConfig) -> None:
             setting=config.setting("listen"),
             advertise=config.advertise,
         )
+        pool = open_pool(config.pool_bytes, setting=config.setting("pool_bytes"))
+        if pool is not None:
+            stack.callback(pool.close)
+        stack.callback(REGISTRY.unregister, export(pool))
         make_starter = await asyncio.to_thread(warm_up, config.threads)
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
@@ -68,7 +75,7 @@ async def main(config: WorkerConfig) -> None:
         instances = Instances(
             ledger=Ledger(config.budgets),
             engines=engines,
-            starter=make_starter(store, stack_executor(stack, START_THREADS, "start")),
+            starter=make_starter(store, stack_executor(stack, START_THREADS, "start"), pool),
             text_executor=stack_executor(stack, TEXT_THREADS, "text"),
             waiting_max=config.waiting_max,
         )

@@ -94,6 +94,8 @@ class WorkerConfig(ServiceConfig):
     with 60 % of the memory that it may use."""
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of one forward pass; more than one help on idle cores only."""
+    pool_bytes: int = Field(default=0, ge=0, le=2**46)
+    """Memory that is faulted in at start for weights to be read into, in bytes; 0: none."""
     waiting_max: int = Field(default=64, ge=1, le=10_000)
     """Sequences that wait per instance; more are refused."""
 

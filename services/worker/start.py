@@ -47,9 +47,13 @@ Progress: TypeAlias = Callable[[StartProgress], None]
 class Starter:
     """A ModelStarter: starts models from the node's store on an executor's threads."""
 
-    def __init__(self, store: ModelStore, executor: Executor) -> None:
+    def __init__(
+        self, store: ModelStore, executor: Executor, pool: brisk_native.Pool | None = None
+    ) -> None:
+        """Weights go to `pool` as far as they fit."""
         self._store = store
         self._executor = executor
+        self._pool = pool
 
     async def check(self, model: ModelRef) -> None:
         """Return if the model could be started, without reading its weights.
@@ -91,17 +95,19 @@ class Starter:
 
         def on_bytes(done: int, total: int) -> None:
             nonlocal is_read
+            if is_read:  # the last byte is told twice
+                return
             progress(
                 StartProgress(
                     phase=StartPhase.LOAD, bytes_done=done, bytes_total=total, source=lease.tier
                 )
             )
-            if done == total and not is_read:
+            if done == total:
                 is_read = True
                 clock.end(StartPhase.LOAD)
                 progress(StartProgress(phase=StartPhase.INIT, source=lease.tier))
 
-        load = WeightLoad(lease.folder, lease.weight_files, on_bytes)
+        load = WeightLoad(lease.folder, lease.weight_files, on_bytes, pool=self._pool)
         return await _both(
             self._run(load.run, stop=load.give_up),
             self._run(lambda: load_tokenizer(lease.folder)),
@@ -187,8 +193,8 @@ def _eos_token_ids(facts: DecoderFacts, tokenizer: Tokenizer | None) -> frozense
 def _count(report: brisk_native.LoadReport) -> None:
     metrics.BYTES_READ.inc(report.bytes_read)
     metrics.BYTES_COPIED.inc(report.copied_bytes)
-    way = "direct" if report.direct else "buffered"
-    pages = "huge" if report.huge_pages else "small"
+    way = "direct" if report.read.direct else "buffered"
+    pages = "huge" if report.read.huge_pages else "small"
     metrics.FILES_READ.labels(way, pages).inc(report.files)
 
 

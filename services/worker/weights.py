@@ -30,10 +30,18 @@ class WeightLoad:
     """One load of a model; `run` it once, on an executor's thread."""
 
     def __init__(
-        self, folder: Path, files: Sequence[str], progress: Callable[[int, int], None]
+        self,
+        folder: Path,
+        files: Sequence[str],
+        progress: Callable[[int, int], None],
+        *,
+        pool: brisk_native.Pool | None = None,
     ) -> None:
-        """`progress` gets the bytes of all files so far and in all, on another thread."""
-        self._folder, self._files = folder, files
+        """`progress` gets the bytes of all files so far and in all, on another thread.
+
+        The weights go to `pool` if they fit there, else to fresh memory.
+        """
+        self._folder, self._files, self._pool = folder, files, pool
         self._progress = progress
         self._cancel = brisk_native.CancelToken()
 
@@ -43,21 +51,33 @@ class WeightLoad:
 
     def run(self) -> LoadedModel:
         """Return the model. Blocks. Raises what `refusals` makes of it."""
-        with (
-            refusals(),
-            brisk_native.start_loading(
-                self._folder, files=self._files, progress=self._progress, cancel=self._cancel
-            ) as loading,
-        ):
-            log.info("reading", bytes=loading.weights.file_bytes, groups=len(loading.groups))
-            model, report = loading.result(), loading.report
+        with refusals():
+            try:
+                loaded = self._load(self._pool)
+            except brisk_native.PoolFullError as error:
+                log.info("the pool has no room", free=error.free_bytes, needed=error.needed_bytes)
+                loaded = self._load(None)
+        report = loaded.report
         log.info(
             "read",
-            seconds=report.read_s,
-            is_direct=report.direct,
-            is_huge=report.huge_pages,
+            seconds=report.read.seconds,
+            engine=report.read.engine,
+            is_in_pool=report.in_pool,
+            is_direct=report.read.direct,
+            is_huge=report.read.huge_pages,
             is_verified=report.verified,
             bytes_copied=report.copied_bytes,
             implementation=brisk_native.IMPLEMENTATION,
         )
-        return LoadedModel(model=model, report=report)
+        return loaded
+
+    def _load(self, pool: brisk_native.Pool | None) -> LoadedModel:
+        with brisk_native.start_loading(
+            self._folder,
+            files=self._files,
+            pool=pool,
+            progress=self._progress,
+            cancel=self._cancel,
+        ) as loading:
+            log.info("reading", bytes=loading.weights.file_bytes, groups=len(loading.groups))
+            return LoadedModel(model=loading.result(), report=loading.report)

@@ -20,10 +20,10 @@
 
 namespace brisk {
 
-// The memory of one file: of its own, or a region of a pool. Movable, not copyable.
+// The memory of one file: of its own, or a region of a pool. Copies share it; it goes with the last.
 class FileMemory {
  public:
-  explicit FileMemory(PageBuffer pages) : pages_(std::move(pages)) {}
+  explicit FileMemory(PageBuffer pages) : pages_(std::make_shared<PageBuffer>(std::move(pages))) {}
   explicit FileMemory(std::shared_ptr<PoolRegion> region) : region_(std::move(region)) {}
 
   [[nodiscard]] std::span<std::byte> bytes() const noexcept;
@@ -34,7 +34,7 @@ class FileMemory {
   [[nodiscard]] std::optional<std::size_t> pool_offset() const noexcept;
 
  private:
-  std::optional<PageBuffer> pages_;
+  std::shared_ptr<PageBuffer> pages_;
   std::shared_ptr<PoolRegion> region_;
 };
 
@@ -59,6 +59,9 @@ struct ReadFilesOptions {
   // calling thread, as soon as so many leading chunks are there and verified.
   std::vector<std::uint64_t> milestones = {};
   std::function<void(std::uint64_t chunks)> on_milestone = {};
+  // Called once, on the calling thread before anything is read, with where the files will lie:
+  // for those who use a milestone's chunks at once. A copy keeps the memory, whatever happens.
+  std::function<void(const std::vector<FileMemory>& files)> on_memory = {};
   Pool* pool = nullptr;  // where the files go; null: each into fresh memory
   std::function<void(std::uint64_t bytes_done)> watch = {};  // as Watch
   const CancelToken* cancel = nullptr;                       // ends the job within one read

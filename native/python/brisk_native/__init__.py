@@ -59,7 +59,7 @@ from brisk_native._implementation import (
 from brisk_native._model import Loading, load_model, start_loading
 from brisk_native._order import LayerGroup, execution_order
 from brisk_native._reading import LoadReport
-from brisk_native._tensors import LazyTensors, load_tensors
+from brisk_native._tensors import LazyTensors, load_tensors, tensors_in
 from brisk_native._tensors import open_tensors as open  # noqa: A004 - the name is brisk_native.open
 from brisk_native._types import (
     CHUNK_BYTES,
@@ -140,6 +140,7 @@ __all__ = [
     "save_adapter",
     "start_loading",
     "stored_bytes",
+    "tensors_in",
     "verify",
     "write_weights",
 ]

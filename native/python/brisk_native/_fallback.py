@@ -110,6 +110,7 @@ def read_files(
     progress: Callable[[int], None] | None = None,
     milestones: Sequence[int] = (),
     on_milestone: Callable[[int], None] | None = None,
+    on_buffers: Callable[[list[FileBuffer]], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[FileBuffer], ReadResult]:
     """Read whole files; see `brisk_native.read_files`, which chooses the settings."""
@@ -128,6 +129,8 @@ def read_files(
         places = all_chunks(sizes, order or (), milestones)
         told = Milestones(milestones, on_milestone)
         buffers = [FileBuffer(size) for size in sizes]
+        if on_buffers is not None:
+            on_buffers(list(buffers))
         views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
         job = Job(sum(sizes), progress, cancel)
         told.tell(0)

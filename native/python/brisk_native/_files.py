@@ -21,6 +21,7 @@ def read_files(
     progress: Callable[[int], None] | None = None,
     milestones: Sequence[int] = (),
     on_milestone: Callable[[int], None] | None = None,
+    on_buffers: Callable[[list[FileBuffer]], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[FileBuffer], ReadResult]:
     """Read whole files into memory; return a buffer for each, in their order, and how they came.
@@ -32,12 +33,13 @@ def read_files(
     CHUNK_BYTES in it), each once at most; all others follow in the order of the files. Several
     threads read, so chunks end in about that order. `milestones` are rising counts of chunks in
     that order: `on_milestone` gets each of them, once and in their order, as soon as so many
-    leading chunks are there and verified. Buffers come with the return of this call only.
+    leading chunks are there and verified. `on_buffers` gets the buffers before anything is read,
+    for whoever wants to use the chunks of a milestone at once: what lies behind them is not there.
 
     `expected_crc32c` has, for each file, the checksum of each chunk or None: those chunks are
     verified by the thread that read them. `settings` say how to read; None: as `calibrate` found
     for the file system, which is asked to measure it if there is 1 GiB or more to read. `progress`
-    gets the bytes done so far: 0 first, then about every 20 ms, and all of them at the end. Both
+    gets the bytes done so far: 0 first, then about every 20 ms, and all of them at the end. All
     callbacks run on the calling thread; if one raises, so does this call.
 
     Cancelling ends the call within one read. Whatever is raised, the memory is given back. Raises
@@ -53,5 +55,6 @@ def read_files(
         progress=progress,
         milestones=milestones,
         on_milestone=on_milestone,
+        on_buffers=on_buffers,
         cancel=cancel,
     )

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from brisk_native._implementation import CancelToken
+from brisk_native._implementation import CancelToken, Pool
 from brisk_native._order import execution_order
 from brisk_native._reading import (
     LoadReport,
     OnGroup,
-    Progress,
+    ReadOptions,
     Tensors,
     checksums_of,
     memory_given_back,
     read_tensors,
 )
+from brisk_native._types import ReadSettings
 from brisk_native._weights import Weights, folder_of, read_weights
 
 if TYPE_CHECKING:
@@ -37,18 +39,17 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-READ_THREADS: Final = 4
-
 
 def load_model(
     folder: str | os.PathLike[str],
     *,
+    pool: Pool | None = None,
     dtype: torch.dtype | str | None = None,
     on_layer: Callable[[str, dict[str, torch.Tensor]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
     verify: bool = True,
-    threads: int = READ_THREADS,
+    settings: ReadSettings | None = None,
 ) -> PreTrainedModel:
     """Return the causal language model in `folder`, in evaluation mode, its weights in place.
 
@@ -61,26 +62,29 @@ def load_model(
     `on_layer` gets the stored tensors of one group after another, in the order in which the model
     uses them and as soon as they are there: `embed`, `layers.0` and so on, `head`. `progress` gets
     the bytes done and those there are, about every 20 ms. Both are called on the calling thread;
-    if one raises, so does this call. Raising `cancel` ends it within one chunk. Whatever is
-    raised, all memory of this call is given back.
+    if one raises, so does this call. Weights go to `pool`, or else to fresh memory; `verify`,
+    `settings` and `cancel` are as `load_tensors` has them. Whatever is raised, all memory of this
+    call is given back.
 
     Raises InvalidModelError naming file, tensor, expected and found if config and weights do not
     fit together, ImportError without torch and transformers, ValueError for a `dtype` that torch
     does not have, and what `load_tensors` does.
     """
-    load = _Load(folder, None, dtype=dtype, verify=verify, threads=threads)
-    return load.run(on_layer=on_layer, progress=progress, cancel=cancel)[0]
+    load = _Load(folder, None, dtype=dtype, verify=verify)
+    options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
+    return load.run(options, on_layer)[0]
 
 
 def start_loading(
     folder: str | os.PathLike[str],
     *,
     files: Sequence[str] | None = None,
+    pool: Pool | None = None,
     dtype: torch.dtype | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
     verify: bool = True,
-    threads: int = READ_THREADS,
+    settings: ReadSettings | None = None,
 ) -> Loading:
     """Start to load a model on threads of its own; return the handle to it.
 
@@ -88,9 +92,9 @@ def start_loading(
     `files` names the weight files in the folder; None finds them as transformers does. `progress`
     is called on the loading thread. The rest is as `load_model` has it.
     """
-    return Loading(
-        _Load(folder, files, dtype=dtype, verify=verify, threads=threads), progress, cancel
-    )
+    cancel = cancel or CancelToken()
+    options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
+    return Loading(_Load(folder, files, dtype=dtype, verify=verify), options, cancel)
 
 
 class Loading:
@@ -103,16 +107,17 @@ class Loading:
             loading.wait_for("layers.0")  # and with it all groups before it
             ...
             model = loading.result()
+
+    `computing` does the waiting by itself.
     """
 
-    def __init__(self, load: _Load, progress: Progress | None, cancel: CancelToken | None) -> None:
+    def __init__(self, load: _Load, options: ReadOptions, cancel: CancelToken) -> None:
         """Start the load. Use `start_loading`."""
         self._load = load
-        self._cancel = cancel or CancelToken()
+        self._cancel = cancel
         self._future: Future[tuple[PreTrainedModel, LoadReport]] = _start(
-            lambda: load.run(on_layer=None, progress=progress, cancel=self._cancel), "brisk-load"
+            lambda: load.run(options, None), "brisk-load"
         )
-        self._future.add_done_callback(lambda _: load.placed.close())
 
     @property
     def weights(self) -> Weights:
@@ -134,6 +139,21 @@ class Loading:
         if (built := self._load.placed.wait_built()) is None:
             return self.result()
         return built
+
+    @contextmanager
+    def computing(self) -> Iterator[PreTrainedModel]:
+        """Give the model for a block in which its parts wait for their own weights.
+
+        A forward pass within the block begins as soon as the first group is there, and each layer
+        when its group is. Raises what `result` does, also out of the forward pass.
+        """
+        from brisk_native.model import waiting  # noqa: PLC0415 - slow
+
+        model = self.model
+        if self.groups:
+            self.wait_for(self.groups[0])  # what the model says of its device and type is right
+        with waiting(model, self._load.placed.group_of, self.wait_for):
+            yield model
 
     def wait_for(self, group: str, timeout: float | None = None) -> None:
         """Return when the tensors of `group` and of all groups before it are the model's.
@@ -176,7 +196,8 @@ class Loading:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.cancel()
+        if not self.done():
+            self.cancel()
         self._future.exception()
 
 
@@ -190,100 +211,101 @@ class _Load:
         *,
         dtype: torch.dtype | str | None,
         verify: bool,
-        threads: int,
     ) -> None:
         """Read headers, index and manifest. Raises what is wrong with them."""
         self._folder = folder_of(folder)
         self._dtype = dtype
-        self._threads = threads
         self.weights = read_weights(folder, files=files)
         self._checksums = checksums_of(self._folder, self.weights) if verify else {}
         self.groups = tuple(group.name for group in execution_order(self.weights.tensors))
         self.placed = _Placed(self.groups)
 
     def run(
-        self, *, on_layer: OnGroup | None, progress: Progress | None, cancel: CancelToken | None
+        self, options: ReadOptions, on_layer: OnGroup | None
     ) -> tuple[PreTrainedModel, LoadReport]:
         """Load; the callbacks are called on this thread. Raises what `load_model` does."""
         with memory_given_back():
-            return self._run(on_layer, progress, cancel)
+            try:
+                return self._run(options, on_layer)
+            finally:
+                self.placed.close()
 
     def _run(
-        self, on_layer: OnGroup | None, progress: Progress | None, cancel: CancelToken | None
+        self, options: ReadOptions, on_layer: OnGroup | None
     ) -> tuple[PreTrainedModel, LoadReport]:
         building = _start(
             lambda: _build(self._folder, self.weights, self._dtype, self.placed), "brisk-build"
         )
-        waiting: list[tuple[str, Tensors]] = []
 
         def on_group(name: str, tensors: Tensors) -> None:
-            waiting.append((name, tensors))
-            self._place(building, waiting)
+            self.placed.add(name, tensors)
             if on_layer is not None:
                 on_layer(name, tensors)
 
         def on_bytes(done: int, total: int) -> None:
-            self._place(building, waiting)
-            if progress is not None:
-                progress(done, total)
+            if building.done():
+                building.result()  # a model that was refused need not be read
+            if options.progress is not None:
+                options.progress(done, total)
 
         try:
             read = read_tensors(
-                self.weights,
-                self._checksums,
-                threads=self._threads,
-                on_group=on_group,
-                progress=on_bytes,
-                cancel=cancel,
+                self.weights, self._checksums, replace(options, progress=on_bytes), on_group
             )
         finally:
             building.exception()  # nothing of a load goes on after its end
-        self._place(building, waiting)
         assembly = building.result()
-        model = assembly.finish()
-        return model, _with_casts(read.report, assembly)
-
-    def _place(self, building: Future[Assembly], waiting: list[tuple[str, Tensors]]) -> None:
-        """Give the model what has come, once it is built; raise what building raised."""
-        if building.done():
-            assembly = building.result()
-            for name, tensors in waiting:
-                assembly.place(tensors)
-                if not assembly.is_converted:
-                    self.placed.add(name)
-            waiting.clear()
+        return assembly.finish(), _with_casts(read.report, assembly)
 
 
 class _Placed:
-    """Which groups are the model's, for threads that wait for them."""
+    """Where the model that is being built and the tensors that are being read meet."""
 
     def __init__(self, groups: Sequence[str]) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards all of this, the assembly included
         self._left = dict.fromkeys(groups)
-        self._model: PreTrainedModel | None = None
+        self._waiting: list[tuple[str, Tensors]] = []
+        self._assembly: Assembly | None = None
         self._is_over = False
+        self.group_of: Mapping[str, str] = {}
+        """The group of each parameter; set when the model is built."""
 
-    def built(self, model: PreTrainedModel) -> None:
+    def built(self, assembly: Assembly, group_of: Mapping[str, str]) -> None:
+        """Take the empty model, and place what is there already."""
         with self._changed:
-            self._model = model
-            self._changed.notify_all()
+            if not self._is_over:
+                self._assembly, self.group_of = assembly, group_of
+                for group, tensors in self._waiting:
+                    self._place(assembly, group, tensors)
+                self._waiting.clear()
+                self._changed.notify_all()
 
-    def add(self, group: str) -> None:
+    def add(self, group: str, tensors: Tensors) -> None:
+        """Place a group, now or when the model is built."""
         with self._changed:
+            if self._assembly is None:
+                self._waiting.append((group, tensors))
+            else:
+                self._place(self._assembly, group, tensors)
+                self._changed.notify_all()
+
+    def _place(self, assembly: Assembly, group: str, tensors: Tensors) -> None:
+        assembly.place(tensors)
+        if not assembly.is_converted:
             del self._left[group]
-            self._changed.notify_all()
 
     def close(self) -> None:
-        """No more will come; the model is no longer kept alive by this."""
+        """No more will come; nothing is kept alive by this."""
         with self._changed:
-            self._is_over, self._model = True, None
+            self._is_over, self._assembly = True, None
+            self._waiting.clear()
             self._changed.notify_all()
 
     def wait_built(self) -> PreTrainedModel | None:
         """Return the model; None if the load is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._model is not None or self._is_over)
-            return self._model
+            self._changed.wait_for(lambda: self._assembly is not None or self._is_over)
+            return None if self._assembly is None else self._assembly.model
 
     def wait_for(self, group: str, timeout: float | None) -> bool:
         """Return whether the group is there; False if the load is over. Raises TimeoutError."""
@@ -301,7 +323,13 @@ def _build(
     from brisk_native.model import Assembly, build_skeleton, named_dtype  # noqa: PLC0415 - slow
 
     assembly = Assembly(build_skeleton(folder, weights, dtype=named_dtype(dtype)))
-    placed.built(assembly.model)
+    group_of = {
+        name: group.name
+        for group in execution_order(weights.tensors)
+        for stored in group.tensors
+        for name in assembly.names_of(stored)
+    }
+    placed.built(assembly, group_of)
     return assembly
 
 

@@ -76,6 +76,7 @@ def read_files(
     progress: Callable[[int], None] | None = None,
     milestones: Sequence[int] = (),
     on_milestone: Callable[[int], None] | None = None,
+    on_buffers: Callable[[list[FileBuffer]], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[FileBuffer], ReadResult]: ...
 def trial_read(

@@ -1,29 +1,38 @@
 """Read the weight files of a checkpoint, each once, and hand out its tensors group by group.
 
-A group is what a model needs together (`_order`): the embedding, one layer, the head. Tensors lie
-where they were read, in one buffer per file, and keep it alive.
+A group is what a model needs together (`_order`): the embedding, one layer, the head. The chunks
+are read in the order in which the groups are needed, whatever the files and the order of the
+tensors in them. Tensors lie where they were read, in one buffer per file, and keep it alive.
 """
 
 from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from brisk_native._implementation import CancelToken, parse_header_bytes, read_file
+from brisk_native._files import read_files
+from brisk_native._implementation import CancelToken, FileBuffer, Pool, parse_header_bytes
 from brisk_native._manifest import MANIFEST, read_checksums
-from brisk_native._order import execution_order
-from brisk_native._types import FileChangedError, InvalidCheckpointError, InvalidHeaderError
-from brisk_native._views import element_bytes, tensor_in, torch_type
+from brisk_native._order import LayerGroup, execution_order
+from brisk_native._types import (
+    CHUNK_BYTES,
+    FileChangedError,
+    InvalidCheckpointError,
+    InvalidHeaderError,
+    ReadResult,
+    ReadSettings,
+    TensorInfo,
+)
+from brisk_native._views import octets_of, tensor_in, torch_type
 from brisk_native._weights import WeightFile, Weights
 
 if TYPE_CHECKING:
     import torch
-    from typing_extensions import Buffer
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 OnGroup: TypeAlias = "Callable[[str, Tensors], None]"
@@ -43,14 +52,22 @@ class LoadReport:
     type than the model computes in, or merged and split."""
     held_bytes: int
     """Memory that the weights take: what was read, and the copies."""
-    direct: bool
-    """True if every file was read past the page cache."""
-    huge_pages: bool
-    """True if every file lies in huge pages for at least its half."""
+    in_pool: bool
+    """True if it lies in a pool."""
     verified: bool
     """True if every chunk was checked against brisk.json meanwhile."""
-    read_s: float
-    """Wall time from the first read to the last verified byte."""
+    read: ReadResult
+    """How the bytes were read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How to read; what it means, `load_tensors` says."""
+
+    pool: Pool | None = None
+    settings: ReadSettings | None = None
+    progress: Progress | None = None
+    cancel: CancelToken | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +75,7 @@ class ReadWeights:
     """A checkpoint in memory."""
 
     tensors: Tensors
+    """In the order of the files."""
     report: LoadReport
 
 
@@ -79,91 +97,150 @@ def checksums_of(folder: Path, weights: Weights) -> Mapping[str, tuple[int, ...]
 def read_tensors(
     weights: Weights,
     checksums: Mapping[str, tuple[int, ...]],
-    *,
-    threads: int,
+    options: ReadOptions,
     on_group: OnGroup | None = None,
-    progress: Progress | None = None,
-    cancel: CancelToken | None = None,
 ) -> ReadWeights:
-    """Return all tensors, in the order of the files; blocks until all bytes are there.
+    """Return all tensors; blocks until all bytes are there.
 
     `on_group` gets the name of each group and its tensors when the last of its bytes has come,
     in the order of execution; it and `progress` are called on the calling thread, and what they
     raise ends the read. Raises what `load_tensors` does.
     """
     with memory_given_back():
-        return _read(
-            weights,
-            checksums,
-            threads=threads,
-            on_group=on_group,
-            progress=progress,
-            cancel=cancel,
+        for file in weights.files:
+            for tensor in file.header.tensors:
+                torch_type(tensor)
+        groups = execution_order(weights.tensors)
+        plan = read_plan(weights, groups)
+        handout = _Handout(weights, weights.tensors, groups, plan.milestones, on_group)
+        total = weights.file_bytes
+        progress = options.progress
+        _, result = read_files(
+            [file.path for file in weights.files],
+            order=plan.order,
+            expected_crc32c=[checksums.get(file.name) for file in weights.files],
+            pool=options.pool,
+            settings=options.settings,
+            progress=None if progress is None else lambda done: progress(done, total),
+            milestones=plan.milestones,
+            on_milestone=handout.on_chunks,
+            on_buffers=handout.on_buffers,
+            cancel=options.cancel,
         )
+        is_verified = all(file.name in checksums for file in weights.files)
+        return handout.result(result, is_verified=is_verified, is_in_pool=options.pool is not None)
 
 
-def _read(
-    weights: Weights,
-    checksums: Mapping[str, tuple[int, ...]],
-    *,
-    threads: int,
-    on_group: OnGroup | None,
-    progress: Progress | None,
-    cancel: CancelToken | None,
-) -> ReadWeights:
-    for file in weights.files:
-        for tensor in file.header.tensors:
-            torch_type(tensor)
-    total, done, copied, read_s = weights.file_bytes, 0, 0, 0.0
-    groups = _Groups(weights, on_group)
-    direct = huge_pages = True
-    for file in weights.files:
-        before = done
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPlan:
+    """Which chunks of which files are needed when."""
 
-        def report(now: int, before: int = before) -> None:
-            if progress is not None:
-                progress(before + now, total)
+    order: Sequence[tuple[int, int]]
+    """File and chunk, each once, in the order of need. Chunks that no tensor lies in are left
+    out: they come last."""
+    milestones: Sequence[int]
+    """For each group, how many of these chunks it and all groups before it need."""
 
-        buffer, result = read_file(
-            file.path,
-            threads=threads,
-            expected_crc32c=checksums.get(file.name),
-            progress=report,
-            cancel=cancel,
+
+def read_plan(weights: Weights, groups: Sequence[LayerGroup]) -> ReadPlan:
+    """Return the plan that brings the groups one after another.
+
+    A file's header is read before its first tensor: it tells whether the file is still the same.
+    """
+    places = weights.tensors
+    number_of = {file.name: number for number, file in enumerate(weights.files)}
+    order: dict[tuple[int, int], None] = {}
+    milestones = []
+    seen: set[int] = set()
+    for group in groups:
+        needed: set[tuple[int, int]] = set()
+        for name in group.tensors:
+            file, tensor = places[name]
+            number = number_of[file.name]
+            if number not in seen:
+                seen.add(number)
+                needed.update((number, chunk) for chunk in _chunks(0, file.header.data_offset))
+            needed.update((number, chunk) for chunk in _chunks(tensor.offset, tensor.size_bytes))
+        # Neighbours become one read, so within a group the order is that of the files.
+        order.update(dict.fromkeys(sorted(needed)))
+        milestones.append(len(order))
+    return ReadPlan(order=tuple(order), milestones=tuple(milestones))
+
+
+def _chunks(offset: int, size: int) -> range:
+    return range(offset // CHUNK_BYTES, -(-(offset + size) // CHUNK_BYTES) if size else 0)
+
+
+@dataclass(slots=True, repr=False)
+class _Handout:
+    """Makes tensors of the bytes that are there, and hands them out."""
+
+    weights: Weights
+    places: Mapping[str, tuple[WeightFile, TensorInfo]]
+    groups: Sequence[LayerGroup]
+    milestones: Sequence[int]
+    on_group: OnGroup | None
+    tensors: Tensors = field(default_factory=dict)
+    copied_bytes: int = 0
+    _buffers: dict[str, FileBuffer] = field(default_factory=dict)  # by file
+    _octets: dict[str, torch.Tensor] = field(default_factory=dict)  # views of them
+    _checked: set[str] = field(default_factory=set)  # files
+    _done: int = 0  # groups
+
+    def on_buffers(self, buffers: Sequence[FileBuffer]) -> None:
+        """Learn where the files will lie."""
+        for file, buffer in zip(self.weights.files, buffers, strict=True):
+            self._buffers[file.name] = buffer
+            self._octets[file.name] = octets_of(buffer)
+
+    def on_chunks(self, chunks: int) -> None:
+        """Hand out the groups that need no more than the first `chunks` of the plan."""
+        while self._done < len(self.groups) and self.milestones[self._done] <= chunks:
+            group = self.groups[self._done]
+            self._done += 1
+            found = {name: self._tensor(*self.places[name]) for name in group.tensors}
+            self.tensors.update(found)
+            if self.on_group is not None:
+                self.on_group(group.name, found)
+
+    def result(self, read: ReadResult, *, is_verified: bool, is_in_pool: bool) -> ReadWeights:
+        """Return all of it, once the read is over."""
+        for file in self.weights.files:  # of those without a tensor, too
+            self._check(file)
+        total = self.weights.file_bytes
+        report = LoadReport(
+            files=len(self.weights.files),
+            bytes_read=total,
+            copied_bytes=self.copied_bytes,
+            held_bytes=total + self.copied_bytes,
+            in_pool=is_in_pool,
+            verified=is_verified,
+            read=read,
         )
-        _check_unchanged(file, buffer)
-        copied += sum(t.size_bytes for t in file.header.tensors if t.offset % element_bytes(t))
-        groups.add({t.name: tensor_in(buffer, t, t.offset) for t in file.header.tensors})
-        done += file.header.file_bytes
-        direct, huge_pages = direct and result.direct, huge_pages and result.huge_pages
-        read_s += result.seconds
-    report_ = LoadReport(
-        files=len(weights.files),
-        bytes_read=total,
-        copied_bytes=copied,
-        held_bytes=total + copied,
-        direct=direct,
-        huge_pages=huge_pages,
-        verified=all(file.name in checksums for file in weights.files),
-        read_s=read_s,
-    )
-    return ReadWeights(tensors=groups.tensors, report=report_)
+        in_order = {name: self.tensors[name] for name in self.weights.tensors}
+        return ReadWeights(tensors=in_order, report=report)
 
+    def _tensor(self, file: WeightFile, tensor: TensorInfo) -> torch.Tensor:
+        self._check(file)
+        octets = self._octets[file.name]
+        found = tensor_in(octets, tensor, tensor.offset)
+        if tensor.size_bytes and found.data_ptr() != octets.data_ptr() + tensor.offset:
+            self.copied_bytes += tensor.size_bytes
+        return found
 
-class _Groups:
-    """The tensors that are there, handed out in the order of execution."""
-
-    def __init__(self, weights: Weights, on_group: OnGroup | None) -> None:
-        self.tensors: Tensors = {}
-        self._on_group = on_group
-        self._left = list(reversed(execution_order(weights.tensors)))
-
-    def add(self, tensors: Tensors) -> None:
-        self.tensors.update(tensors)
-        while self._left and all(name in self.tensors for name in self._left[-1].tensors):
-            group = self._left.pop()
-            if self._on_group is not None:
-                self._on_group(group.name, {name: self.tensors[name] for name in group.tensors})
+    def _check(self, file: WeightFile) -> None:
+        """Refuse a file that was replaced between the reading of its header and of its bytes."""
+        if file.name in self._checked:
+            return
+        self._checked.add(file.name)
+        path, reason = os.fspath(file.path), "changed while it was read"
+        with memoryview(self._buffers[file.name]) as view:
+            try:
+                found = parse_header_bytes(view[: file.header.data_offset], view.nbytes, path)
+            except InvalidHeaderError as error:
+                raise FileChangedError(path, error.tensor, f"{reason}: {error.reason}") from None
+        if found != file.header:
+            raise FileChangedError(path, None, reason)
 
 
 @contextmanager
@@ -180,15 +257,3 @@ def memory_given_back() -> Iterator[None]:
                 with suppress(RuntimeError):  # this one still runs
                     frame.clear()
         raise
-
-
-def _check_unchanged(file: WeightFile, buffer: Buffer) -> None:
-    """Refuse a file that was replaced between the reading of its header and of its bytes."""
-    path, reason = os.fspath(file.path), "changed while it was read"
-    with memoryview(buffer) as view:
-        try:
-            found = parse_header_bytes(view, view.nbytes, file.path)
-        except InvalidHeaderError as error:
-            raise FileChangedError(path, error.tensor, f"{reason}: {error.reason}") from None
-    if found != file.header:
-        raise FileChangedError(path, None, reason)

@@ -11,21 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brisk_native._implementation import CancelToken
-from brisk_native._reading import checksums_of, read_tensors
-from brisk_native._types import FileChangedError, ShortReadError, TensorInfo
-from brisk_native._views import tensor_in, torch_type
+from brisk_native._implementation import CancelToken, Pool, parse_header_bytes
+from brisk_native._reading import ReadOptions, checksums_of, read_tensors
+from brisk_native._types import FileChangedError, ReadSettings, ShortReadError, TensorInfo
+from brisk_native._views import octets_of, tensor_in, torch_type
 from brisk_native._weights import Weights, folder_of, read_weights, stamp_of
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
 
 
 def load_tensors(
     source: str | os.PathLike[str],
     *,
+    pool: Pool | None = None,
     verify: bool = True,
-    threads: int = 4,
+    settings: ReadSettings | None = None,
     on_layer: Callable[[str, dict[str, torch.Tensor]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -33,32 +35,44 @@ def load_tensors(
     """Return all tensors of `source`, a folder or one safetensors file, in the order of the files.
 
     They are on the CPU, writable, with shapes and types as the files have them; F4 comes as
-    float4_e2m1fn_x2 with half as many elements along the last dimension. Tensors of one file
-    share its memory, so it goes back to the system with the last of them.
+    float4_e2m1fn_x2 with half as many elements along the last dimension. They lie in `pool`, or
+    else in fresh memory; those of one file share it, so it goes back with the last of them.
 
     `on_layer` gets the tensors of one group after another, in the order in which a model uses
-    them and as soon as they are there: `embed`, `layers.0` and so on, `head`. It is called on the
-    calling thread; if it raises, so does this call.
+    them and as soon as they are there: `embed`, `layers.0` and so on, `head`. `progress` gets the
+    bytes done and those there are, about every 20 ms. Both are called on the calling thread; if
+    one raises, so does this call.
 
     With `verify` each chunk is checked against the folder's brisk.json, where there is one, on
-    the thread that read it. `threads` (1 to 64) read each file. `progress` gets the bytes done
-    and those there are, on the calling thread, about every 20 ms; if it raises, so does this
-    call. Whatever is raised, the memory of this call is given back.
+    the thread that read it. `settings` say how to read; None: as was found best. Raising `cancel`
+    ends the call within one read. Whatever is raised, the memory of this call is given back.
 
-    Raises InvalidHeaderError and InvalidCheckpointError before anything is read; ChecksumError
-    naming file, chunk and offset; ShortReadError and FileChangedError if a file changes
-    meanwhile; UnsupportedTypeError; ReadCancelledError; OSError; MemoryError.
+    Raises InvalidHeaderError and InvalidCheckpointError before anything is read; PoolFullError;
+    ChecksumError naming file, chunk and offset; ShortReadError and FileChangedError if a file
+    changes meanwhile; UnsupportedTypeError; ReadCancelledError; OSError; MemoryError.
     """
     weights = read_weights(source)
     checksums = checksums_of(folder_of(source), weights) if verify else {}
-    return read_tensors(
-        weights,
-        checksums,
-        threads=threads,
-        on_group=on_layer,
-        progress=progress,
-        cancel=cancel,
-    ).tensors
+    options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
+    return read_tensors(weights, checksums, options, on_layer).tensors
+
+
+def tensors_in(
+    buffer: Buffer, path: str | os.PathLike[str] = "<memory>"
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of the safetensors file whose bytes `buffer` holds, in their order.
+
+    They lie in the buffer and keep it alive; only misaligned ones are copied. This is how a
+    process gets at once what another has read into a pool: `Pool.attach(path).view(offset, size)`.
+    Tensors in memory that must not be written to must not be written to: torch does not know.
+
+    Takes milliseconds, whatever the size. Raises InvalidHeaderError, naming `path`, and
+    UnsupportedTypeError.
+    """
+    with memoryview(buffer) as view:
+        header = parse_header_bytes(view, view.nbytes, path)
+    octets = octets_of(buffer)
+    return {tensor.name: tensor_in(octets, tensor, tensor.offset) for tensor in header.tensors}
 
 
 def open_tensors(source: str | os.PathLike[str]) -> LazyTensors:
@@ -84,7 +98,7 @@ class LazyTensors(Mapping[str, "torch.Tensor"]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         torch_type(self.info(name))
-        return tensor_in(self.read_bytes(name), self.info(name), 0)
+        return tensor_in(octets_of(self.read_bytes(name)), self.info(name), 0)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -5,6 +5,7 @@ torch is imported by the first call, not with this module.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Final
 
 from brisk_native._types import DTYPE_BITS, TensorInfo, UnsupportedTypeError
@@ -65,22 +66,32 @@ def torch_shape(tensor: TensorInfo) -> tuple[int, ...]:
     return tensor.shape
 
 
-def element_bytes(tensor: TensorInfo) -> int:
-    """Return the bytes of one element, the multiple that its bytes must begin at."""
-    return max(1, DTYPE_BITS[tensor.dtype] // 8)
+def octets_of(buffer: Buffer) -> torch.Tensor:
+    """Return the bytes of `buffer` as a tensor that keeps it alive."""
+    import torch  # noqa: PLC0415
+
+    with memoryview(buffer) as view:
+        is_readonly = view.readonly
+        if not view.nbytes:  # frombuffer refuses to make nothing
+            return torch.empty(0, dtype=torch.uint8)
+    if not is_readonly:
+        return torch.frombuffer(buffer, dtype=torch.uint8)
+    with warnings.catch_warnings():  # torch cannot make a tensor that may not be written to
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(buffer, dtype=torch.uint8)
 
 
-def tensor_in(buffer: Buffer, tensor: TensorInfo, offset: int) -> torch.Tensor:
-    """Return the tensor whose bytes begin at `offset` of `buffer`, which it keeps alive.
+def tensor_in(octets: torch.Tensor, tensor: TensorInfo, offset: int) -> torch.Tensor:
+    """Return the tensor whose bytes begin at `offset` of `octets`, whose memory it keeps alive.
 
     It is a view; only where the bytes are misaligned for their type it is a copy.
     """
     import torch  # noqa: PLC0415
 
     dtype, shape = torch_type(tensor), torch_shape(tensor)
-    if tensor.size_bytes == 0:  # frombuffer refuses to make nothing
-        return torch.empty(shape, dtype=dtype)
-    octets = torch.frombuffer(buffer, dtype=torch.uint8, count=tensor.size_bytes, offset=offset)
-    if octets.data_ptr() % element_bytes(tensor):
-        octets = octets.clone()
-    return octets.view(dtype).view(shape)
+    if tensor.size_bytes == 0:
+        return torch.empty(shape, dtype=dtype, device=octets.device)
+    own = octets[offset : offset + tensor.size_bytes]
+    if own.data_ptr() % max(1, DTYPE_BITS[tensor.dtype] // 8):
+        own = own.clone()
+    return own.view(dtype).view(shape)

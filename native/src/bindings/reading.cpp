@@ -127,11 +127,18 @@ std::vector<FileToRead> to_sources(const std::vector<py::object>& paths, const E
   return sources;
 }
 
+// Returns buffers that share the memory of `files`.
+py::list to_buffers(const std::vector<FileMemory>& files) {
+  py::list buffers;
+  for (const FileMemory& file : files) buffers.append(std::make_unique<FileBuffer>(file));
+  return buffers;
+}
+
 py::tuple read_files(const std::vector<py::object>& paths, const py::object& settings,
                      const Order& order, const Expected& expected,
                      const std::shared_ptr<Pool>& pool, const Progress& progress,
                      const std::vector<std::uint64_t>& milestones, const Progress& on_milestone,
-                     const Cancel& cancel) {
+                     const Progress& on_buffers, const Cancel& cancel) {
   const std::vector<FileToRead> sources = to_sources(paths, expected);
   ReadFilesOptions options{.read = to_options(settings),
                            .milestones = milestones,
@@ -145,16 +152,17 @@ py::tuple read_files(const std::vector<py::object>& paths, const py::object& set
     const py::gil_scoped_acquire gil;
     if (on_milestone) (*on_milestone)(chunks);
   };
-  FilesInMemory result = [&] {
+  options.on_memory = [&on_buffers](const std::vector<FileMemory>& files) {
+    if (!on_buffers) return;
+    const py::gil_scoped_acquire gil;
+    (*on_buffers)(to_buffers(files));
+  };
+  const FilesInMemory result = [&] {
     const py::gil_scoped_release nogil;
     return brisk::read_files(sources, options);
   }();
   if (!sources.empty()) notice(result, sources.front().path, pool != nullptr);
-  py::list buffers;
-  for (FileMemory& file : result.files) {
-    buffers.append(std::make_unique<FileBuffer>(std::move(file)));
-  }
-  return py::make_tuple(buffers, to_result(result));
+  return py::make_tuple(to_buffers(result.files), to_result(result));
 }
 
 py::tuple trial_read(const py::object& path, const py::object& settings, std::uint64_t first,
@@ -341,7 +349,8 @@ void bind_reading(py::module_& m) {
         py::arg("order") = py::none(), py::arg("expected_crc32c") = py::none(),
         py::arg("pool") = std::shared_ptr<Pool>(), py::arg("progress") = py::none(),
         py::arg("milestones") = std::vector<std::uint64_t>(), py::arg("on_milestone") = py::none(),
-        py::arg("cancel") = no_cancel, "Read whole files, through one queue over all of them.");
+        py::arg("on_buffers") = py::none(), py::arg("cancel") = no_cancel,
+        "Read whole files, through one queue over all of them.");
   m.def("trial_read", trial_read, py::arg("path"), py::arg("settings"), py::kw_only(),
         py::arg("first"), py::arg("count"), py::arg("seconds_max"),
         "Measure one way of reading on some chunks of a file.");

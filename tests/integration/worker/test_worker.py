@@ -288,6 +288,8 @@ async def test_metrics_say_what_was_loaded_and_decoded(
         'brisk_load_phase_seconds_count{phase="load"}',
         "brisk_load_bytes_read_total",
         "brisk_load_files_read_total{",
+        'brisk_load_bytes_total{mode="direct"}',
+        'brisk_load_page_bytes_total{pages="small"}',
         "brisk_time_to_first_token_seconds_count",
         "brisk_inter_token_latency_seconds_count",
         'brisk_num_requests_running{deployment="tiny"}',

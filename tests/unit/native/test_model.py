@@ -4,6 +4,7 @@ Nothing is allocated twice, nothing is forgotten. The reference is transformers'
 `from_pretrained` on the same folder.
 """
 
+import gc
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import brisk_native
 import pytest
 import torch
 from brisk_native import LoadReport, ReadResult, _reading, load_model
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -29,7 +31,7 @@ from transformers import (
 
 from tests.broken_models import read_raw, write_raw
 from tests.models import KINDS
-from tests.unit.native.test_tensors import flip, write_manifest
+from tests.unit.native.test_tensors import check_same, flip, write_manifest
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -50,15 +52,21 @@ def load(folder: Path) -> tuple[PreTrainedModel, LoadReport]:
 def buffers(monkeypatch: pytest.MonkeyPatch) -> list[range]:
     """Return, growing, the addresses of the memory that files are read into."""
     seen: list[range] = []
-    real = brisk_native.read_file
+    real = brisk_native.read_files
 
-    def read_file(*args: Any, **kwargs: Any) -> tuple[Any, ReadResult]:
-        buffer, result = real(*args, **kwargs)
-        seen.append(addresses(memoryview(buffer)))
-        return buffer, result
+    def read_files(*args: Any, **kwargs: Any) -> tuple[list[Any], ReadResult]:
+        buffers, result = real(*args, **kwargs)
+        seen.extend(addresses(memoryview(buffer)) for buffer in buffers)
+        return buffers, result
 
-    monkeypatch.setattr(_reading, "read_file", read_file)
+    monkeypatch.setattr(_reading, "read_files", read_files)
     return seen
+
+
+def a_pool(kind: str = "private") -> brisk_native.Pool:
+    if brisk_native.IMPLEMENTATION != "native":
+        pytest.skip("pools need the compiled loader")
+    return brisk_native.Pool(16 << 20, kind=kind)
 
 
 def save(folder: Path, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> Path:
@@ -316,3 +324,64 @@ def test_the_package_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, brisk_native; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_weights_go_to_the_pool_that_is_given_and_back_with_the_model(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    folder = tiny_model("sharded-llama")
+    weights = brisk_native.inspect(folder)
+    with a_pool() as pool:
+        free_bytes = pool.free_bytes
+        model: PreTrainedModel | None = load_model(folder, pool=pool)
+        assert model is not None
+        assert free_bytes - pool.free_bytes >= weights.file_bytes
+        assert_equals_reference(model, folder)
+        model = None
+        gc.collect()
+        assert pool.free_bytes == free_bytes
+
+
+def test_a_pool_without_room_is_refused_before_anything_is_read(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    with a_pool() as pool:
+        held = brisk_native.read_files([tiny_model("gpt2") / "model.safetensors"] * 8, pool=pool)
+        with pytest.raises(brisk_native.PoolFullError):
+            load_model(tiny_model("llama"), pool=pool)
+        assert held
+
+
+def test_what_lies_in_a_pool_is_had_at_once_by_whoever_has_the_pool(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    path = tiny_model("llama") / "model.safetensors"
+    with a_pool(kind="small") as pool:
+        (buffer,), _ = brisk_native.read_files([path], pool=pool)
+        expected = load_file(path)
+        check_same(brisk_native.tensors_in(buffer), expected)
+        assert buffer.pool_offset is not None
+        attached = brisk_native.Pool.attach(str(pool.path))
+        found = brisk_native.tensors_in(attached.view(buffer.pool_offset, len(buffer)), path)
+        check_same(found, expected)
+        begin = min(tensor.data_ptr() for tensor in found.values())
+        assert max(t.data_ptr() for t in found.values()) - begin < len(buffer)
+
+
+def test_bytes_that_are_no_safetensors_are_refused_by_name() -> None:
+    with pytest.raises(brisk_native.InvalidHeaderError, match="somewhere"):
+        brisk_native.tensors_in(bytearray(b"nothing at all"), "somewhere")
+
+
+def test_the_stored_form_loads_as_the_folder_it_was_made_of(
+    tmp_path: Path, tiny_model: Callable[[str], Path], buffers: list[range]
+) -> None:
+    for kind in ("sharded-llama", "gpt2", "opt"):
+        brisk_native.convert(tiny_model(kind), tmp_path / kind)
+        buffers.clear()
+        model, report = load(tmp_path / kind)
+        assert (report.files, report.copied_bytes, report.verified) == (1, 0, True)
+        for name, parameter in model.named_parameters():
+            assert parameter.data_ptr() in buffers[0], name
+            assert parameter.data_ptr() % 256 == 0, name
+        assert_equals_reference(model, tiny_model(kind))

@@ -352,13 +352,13 @@ def test_a_file_replaced_meanwhile_is_refused(
     path = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(4)}, path)
     lazy = brisk_native.open(path)
-    real = brisk_native.read_file
+    real = brisk_native.read_files
 
     def replaced_first(*arguments: object, **options: object) -> object:
         replace(path, {"b": torch.zeros(4)})
         return real(*arguments, **options)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr("brisk_native._reading.read_file", replaced_first)
+    monkeypatch.setattr("brisk_native._reading.read_files", replaced_first)
     with pytest.raises(InvalidHeaderError, match="changed while it was read"):
         load_tensors(path)
     with pytest.raises(InvalidHeaderError, match="changed since it was opened"):

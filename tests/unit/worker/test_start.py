@@ -6,14 +6,14 @@ import json
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import brisk_native
 import pytest
-from brisk_native import _reading
+from brisk_native import FileBuffer, _reading
 
 from services.common.errors import (
     BriskError,
@@ -77,15 +77,17 @@ def house(tmp_path: Path, tiny_model: Callable[[str], Path], executor: ThreadPoo
 def buffers(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[object]]:
     """Return references, growing, to the memory of every file that is read."""
     seen: list[weakref.ref[object]] = []
-    real = brisk_native.read_file
+    real = brisk_native.read_files
 
-    def read_file(*args: Any, **kwargs: Any) -> tuple[memoryview, brisk_native.ReadResult]:
-        buffer, result = real(*args, **kwargs)
-        view = memoryview(buffer)
-        seen.append(weakref.ref(view))
-        return view, result
+    def read_files(*args: Any, on_buffers: Callable[[Any], None], **kwargs: Any) -> object:
+        def shown(buffers: Sequence[FileBuffer]) -> None:
+            views = [memoryview(buffer) for buffer in buffers]
+            seen.extend(map(weakref.ref, views))
+            on_buffers(views)
 
-    monkeypatch.setattr(_reading, "read_file", read_file)
+        return real(*args, on_buffers=shown, **kwargs)
+
+    monkeypatch.setattr(_reading, "read_files", read_files)
     return seen
 
 
@@ -221,7 +223,7 @@ class Stuck:
         self.has_begun = threading.Event()
         self.was_given_up = False
 
-    def read_file(
+    def read_files(
         self,
         *_: object,
         cancel: brisk_native.CancelToken,
@@ -241,7 +243,7 @@ class Stuck:
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Stuck:
     stuck = Stuck()
-    monkeypatch.setattr(_reading, "read_file", stuck.read_file)
+    monkeypatch.setattr(_reading, "read_files", stuck.read_files)
     return stuck
 
 
@@ -281,7 +283,7 @@ async def test_what_goes_wrong_with_the_disk_or_memory_is_told_apart(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(_reading, "read_file", fail)
+    monkeypatch.setattr(_reading, "read_files", fail)
     with pytest.raises(BriskError) as refused:
         await house.start()
     assert refused.value.reason == reason

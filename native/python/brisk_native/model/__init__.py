@@ -13,6 +13,7 @@ from brisk_native.model._assembly import Assembly, DeviceOf, on_cpu
 from brisk_native.model._config import CONFIG_FILE, library_words, read_config
 from brisk_native.model._dtypes import DefaultDtype, named_dtype
 from brisk_native.model._skeleton import Skeleton, build_skeleton
+from brisk_native.model._waiting import waiting
 
 __all__ = [
     "CONFIG_FILE",
@@ -25,4 +26,5 @@ __all__ = [
     "named_dtype",
     "on_cpu",
     "read_config",
+    "waiting",
 ]

@@ -63,12 +63,16 @@ class Assembly:
             self._kept.update(tensors)
             return
         for name, tensor in tensors.items():
-            if (target := self._skeleton.targets.get(name)) is None:
-                continue
-            value = tensor.to(self._wanted[target])
-            if value is not tensor:
-                self.cast_bytes += value.nbytes
-            _set(self.model, self._aliases.get(target, (target,)), value)
+            if names := self.names_of(name):
+                value = tensor.to(self._wanted[self._skeleton.targets[name]])
+                if value is not tensor:
+                    self.cast_bytes += value.nbytes
+                _set(self.model, names, value)
+
+    def names_of(self, stored: str) -> tuple[str, ...]:
+        """Return which parameters, or which buffer, a stored tensor becomes; ties are several."""
+        target = self._skeleton.targets.get(stored)
+        return () if target is None else self._aliases.get(target, (target,))
 
     def finish(self) -> PreTrainedModel:
         """Return the model; all stored tensors have been placed."""
