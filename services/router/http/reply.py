@@ -106,6 +106,7 @@ class Reply:
                     await self._send(message)
         except TimeoutError:
             self._abort()
+            await asyncio.sleep(0)  # the server learns of it before it misses the rest
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

@@ -130,6 +130,41 @@ async def test_who_dawdles_is_cut_off(router: RouterProcess) -> None:
             assert await connection.is_closed()
 
 
+async def test_an_answer_may_take_longer_than_its_request(redis_url: str, tmp_path: Path) -> None:
+    async with run_house(redis_url, tmp_path, http_read_s_max=0.2) as house:
+        worker = FakeWorker(name="i1", pace=asyncio.Semaphore(0))
+        await house.serve(house.worker.hold(worker))
+        async with connect(house.router.http_address) as connection:
+            body = json.dumps({"model": MODEL, "messages": [TURN], "max_tokens": 1}).encode()
+            await connection.send("POST", CHAT, body, {"content-type": "application/json"})
+            await until(lambda: worker.running)
+            await asyncio.sleep(0.5)
+            assert worker.pace is not None
+            worker.pace.release()
+            assert (await connection.answer()).status == 200
+            await asyncio.sleep(0.5)  # idle, which has a limit of its own
+            await connection.send("GET", "/health")
+            assert (await connection.answer()).status == 200
+
+
+async def test_a_refused_order_costs_no_connection(router: RouterProcess) -> None:
+    typed = {"content-type": "application/json"}
+    async with connect(router.http_address) as connection:
+        for body in (b"{", b"x" * 70_000, b"[]"):
+            await connection.send("POST", CHAT, body, typed)
+            answer = await connection.answer()
+            assert answer.status in {400, 413}
+            assert "connection" not in answer.headers
+
+
+async def test_a_body_that_nobody_reads_costs_its_connection(router: RouterProcess) -> None:
+    for method, path in (("POST", "/nowhere"), ("PUT", CHAT), ("GET", "/health")):
+        async with connect(router.http_address) as connection:
+            await connection.send(method, path, b"", {"content-length": "5000"})
+            assert (await connection.answer()).headers["connection"] == "close"
+            assert await connection.is_closed()
+
+
 async def test_a_head_that_drips_has_one_limit_in_all(router: RouterProcess) -> None:
     async def drip() -> None:
         while True:
