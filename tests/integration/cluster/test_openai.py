@@ -43,11 +43,6 @@ async def api(cluster: LocalCluster) -> AsyncIterator[openai.AsyncOpenAI]:
         yield made
 
 
-def sync_api(cluster: LocalCluster, retries: int = 0) -> openai.OpenAI:
-    url = f"http://{cluster.http_address}/v1"
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=retries)
-
-
 async def test_streamed_and_whole_answers_are_grpcs_own(
     model: str, api: openai.AsyncOpenAI, client: AsyncClient
 ) -> None:
@@ -110,7 +105,8 @@ async def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(
 
 
 def test_the_sync_client_streams_too(model: str, cluster: LocalCluster) -> None:
-    with sync_api(cluster) as api:
+    url = f"http://{cluster.http_address}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as api:
         stream = api.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": "You may copy"}],
@@ -188,15 +184,13 @@ async def test_a_request_id_of_the_clients_own_comes_back(
     assert raw.headers["x-request-id"] == "mine.1"
 
 
-async def test_the_client_repeats_what_a_full_router_refuses(
-    api: openai.AsyncOpenAI, deploy: Deploy, cluster: LocalCluster
+async def test_more_requests_than_slots_are_all_answered(
+    api: openai.AsyncOpenAI, deploy: Deploy
 ) -> None:
     name = await deploy("llama", slots=1)
-    url = f"http://{cluster.http_address}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=5) as patient:
-        answers = await asyncio.gather(
-            *(patient.completions.create(model=name, prompt="x", max_tokens=4) for _ in range(12))
-        )
+    answers = await asyncio.gather(
+        *(api.completions.create(model=name, prompt="x", max_tokens=4) for _ in range(12))
+    )
     assert all(answer.usage and answer.usage.completion_tokens for answer in answers)
 
 

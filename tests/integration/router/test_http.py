@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
@@ -181,6 +182,56 @@ async def test_a_full_router_says_when_to_come_back(redis_url: str, tmp_path: Pa
         assert int(refused.headers["retry-after-ms"]) >= 1
 
 
+async def test_openais_client_repeats_what_a_full_router_refused(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with run_house(redis_url, tmp_path, requests_max=1) as house:
+        pace = asyncio.Semaphore(0)
+        worker = FakeWorker(name="i1", pace=pace)
+        await house.serve(house.worker.hold(worker))
+        first = asyncio.create_task(post(house, chat(1)))
+        await until(lambda: worker.running)
+        url = f"http://{house.router.http_address}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=9) as api:
+            second = asyncio.create_task(
+                api.completions.create(model=MODEL, prompt="hi", max_tokens=1)
+            )
+            await house.shows(f'brisk_http_requests_total{{code="429",path="{COMPLETION}"}}')
+            pace.release()
+            pace.release()
+            assert (await second).choices[0].text == "x"
+        assert (await first).status == 200
+
+
+async def test_openais_client_does_not_repeat_what_is_no_use(
+    redis_url: str, tmp_path: Path
+) -> None:
+    refusal = ResourceExhaustedError("needs 9 bytes, has 5", reason=Reason.INSUFFICIENT_MEMORY)
+    async with run_house(redis_url, tmp_path) as house:
+        worker = FakeWorker(name="i1", refusal=refusal)
+        await house.serve(house.worker.hold(worker))
+        url = f"http://{house.router.http_address}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=9) as api:
+            with pytest.raises(openai.InternalServerError, match="needs 9 bytes"):
+                await api.completions.create(model=MODEL, prompt="hi")
+        assert len(worker.requests) == 1
+
+
+async def test_openais_client_sees_comments_as_nothing_and_errors_as_errors(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with run_house(redis_url, tmp_path) as house:
+        house.scheduler.startable["i1"] = house.worker.hold(FakeWorker(name="i1", lives_for=2))
+        url = f"http://{house.router.http_address}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as api:
+            stream = await api.completions.create(model=MODEL, prompt="hi", stream=True)
+            house.scheduler.started.set()  # the stream has begun: with a comment
+            chunks = aiter(stream)
+            assert [(await anext(chunks)).choices[0].text for _ in range(2)] == ["x", "x"]
+            with pytest.raises(openai.APIError, match="worker was lost"):
+                await anext(chunks)
+
+
 async def test_a_refusal_of_the_worker_keeps_its_meaning(redis_url: str, tmp_path: Path) -> None:
     refusal = ResourceExhaustedError("needs 9 bytes, has 5", reason=Reason.INSUFFICIENT_MEMORY)
     async with run_house(redis_url, tmp_path) as house:
@@ -216,7 +267,7 @@ async def test_unknown_paths_and_methods_are_told(redis_url: str, tmp_path: Path
 async def test_draining_turns_ready_off_and_lets_streams_finish(
     redis_url: str, tmp_path: Path
 ) -> None:
-    async with run_house(redis_url, tmp_path, announce_s=0.3) as house:
+    async with run_house(redis_url, tmp_path, announce_s=1.0) as house:
         pace = asyncio.Semaphore(1)
         await house.serve(house.worker.hold(FakeWorker(name="i1", pace=pace)))
         address = house.router.http_address
@@ -225,8 +276,8 @@ async def test_draining_turns_ready_off_and_lets_streams_finish(
             await connection.send("POST", CHAT, body, {"content-type": "application/json"})
             await connection.head()
             house.router.terminate()
-            await until(lambda: "draining" in house.router.log)
-            ready = await ask(address, "GET", "/ready")
+            while (ready := await ask(address, "GET", "/ready")).status == 200:
+                continue
             assert (ready.status, ready.error["code"]) == (503, "shutting_down")
             assert (await post(house, chat())).status == 503
             assert await idle.is_closed()

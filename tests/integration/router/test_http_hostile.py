@@ -117,6 +117,15 @@ async def test_a_body_too_large_is_a_413_whether_declared_or_not(router: RouterP
         assert await connection.is_closed()
 
 
+async def test_a_client_that_asks_first_is_told_to_go_on(router: RouterProcess) -> None:
+    async with connect(router.http_address) as connection:
+        head = {"content-length": "2", "expect": "100-continue", "content-type": "application/json"}
+        await connection.send("POST", CHAT, b"", head)
+        assert (await connection.head()).status == 100
+        await connection.raw(b"{}")
+        assert (await connection.answer()).error["param"] == "messages"
+
+
 async def test_who_dawdles_is_cut_off(router: RouterProcess) -> None:
     address = router.http_address
     async with connect(address) as silent, connect(address) as head, connect(address) as body:
@@ -242,8 +251,8 @@ async def test_a_client_that_leaves_is_noticed_behind_a_request_sent_ahead(
         async with connect(house.router.http_address) as connection:
             body = json.dumps({"model": MODEL, "messages": [TURN]}).encode()
             await connection.send("POST", CHAT, body, {"content-type": "application/json"})
-            await connection.send("GET", "/health")
             await until(lambda: worker.running)
+            await connection.send("GET", "/health")
         await until(lambda: not worker.running)
 
 

@@ -221,9 +221,28 @@ async def test_no_comment_comes_after_the_first_token(monkeypatch: pytest.Monkey
         assert wire.text == before
 
 
-def test_a_comment_is_always_one_line() -> None:
-    progress = StartProgress(phase=StartPhase.QUEUE, detail="a\r\n\ndata: b")
-    assert describe(progress).startswith("waiting for a device")
+async def test_no_comment_comes_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.router.http.answers.PATIENCE_S", 0.001)
+    monkeypatch.setattr("services.router.http.answers.BEAT_S", 0.001)
+    wire = Wire()
+
+    async def fail_while_starting() -> None:
+        async with streamed(wire, ChatShape()):
+            await until(lambda: wire.comments)
+            raise UnavailableError("gone")
+
+    with pytest.raises(UnavailableError):
+        await fail_while_starting()
+    before = wire.text
+    await asyncio.sleep(0.02)
+    assert wire.text == before
+
+
+def test_a_start_is_described_with_what_is_known_of_it() -> None:
+    queued = StartProgress(phase=StartPhase.QUEUE, detail="no device is idle")
+    assert describe(queued) == "waiting for a device (no device is idle)"
+    assert describe(loading(37)) == "loading 37 %, from ssd"
+    assert describe(StartProgress(phase=StartPhase.UNSPECIFIED)) == "starting"
 
 
 async def test_a_comment_cannot_smuggle_an_event() -> None:
