@@ -20,12 +20,13 @@
 namespace brisk {
 
 inline constexpr unsigned kStreamsMax = 16;
+inline constexpr std::size_t kHostBytesDefault = std::size_t{128} << 20;
 inline constexpr std::size_t kHostBytesMin = 2 * kChunkBytes;
 
 struct DeviceLoadOptions {
   // The most host memory that bytes pass through, from kHostBytesMin. Reads are made shorter and
   // fewer until half of it holds those in flight; the other half is being copied from meanwhile.
-  std::size_t host_bytes = std::size_t{128} << 20;
+  std::size_t host_bytes = kHostBytesDefault;
   unsigned streams = 2;  // per device, 1 to kStreamsMax
   ReadOptions read = {};
   // Rising counts of pieces, and who is told of them: `watch` gets the bytes read so far and the

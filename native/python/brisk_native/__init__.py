@@ -23,6 +23,10 @@ file says of itself is checked first (`parse_header`). torch is imported when th
 made, and only then. `execution_order` tells by names when a model needs which tensors. The same
 from the command line: `python -m brisk_native --help`.
 
+`devices` lists the CUDA devices of the machine; `read_to_devices` brings pieces of files into their
+memory through a small ring of pinned memory, `copy_to_devices` pieces of memory, and a
+`DeviceBuffer` is what they lie in. The driver is opened at run time, where there is one.
+
 The compiled library does this; where it was not built, `IMPLEMENTATION` says "python" and a
 slower module of the same interface takes its place. A library that was built but does not load
 is an error: speed must not vanish silently.
@@ -40,16 +44,29 @@ from brisk_native._convert import (
     stored_bytes,
     write_weights,
 )
+from brisk_native._device_types import (
+    DeviceError,
+    DeviceInfo,
+    DeviceLoadResult,
+    DeviceMemoryError,
+    DevicePiece,
+)
+from brisk_native._devices import read_to_devices
 from brisk_native._files import read_files
 from brisk_native._implementation import (
     IMPLEMENTATION,
     CancelToken,
+    DeviceBuffer,
     FileBuffer,
+    PinnedMemory,
     Pool,
     checksum_file,
     copy_file,
+    copy_to_devices,
     counters,
     crc32c,
+    device_memory,
+    devices,
     parse_header,
     parse_header_bytes,
     parse_manifest,
@@ -94,6 +111,12 @@ __all__ = [
     "ChecksumError",
     "Conversion",
     "Counters",
+    "DeviceBuffer",
+    "DeviceError",
+    "DeviceInfo",
+    "DeviceLoadResult",
+    "DeviceMemoryError",
+    "DevicePiece",
     "FileBuffer",
     "FileChangedError",
     "Header",
@@ -107,6 +130,7 @@ __all__ = [
     "Loading",
     "Manifest",
     "ManifestFile",
+    "PinnedMemory",
     "Pool",
     "PoolFullError",
     "ReadCancelledError",
@@ -123,8 +147,11 @@ __all__ = [
     "checksum_file",
     "convert",
     "copy_file",
+    "copy_to_devices",
     "counters",
     "crc32c",
+    "device_memory",
+    "devices",
     "execution_order",
     "inspect",
     "load_adapter",
@@ -137,6 +164,7 @@ __all__ = [
     "parse_manifest_bytes",
     "read_file",
     "read_files",
+    "read_to_devices",
     "save_adapter",
     "start_loading",
     "stored_bytes",

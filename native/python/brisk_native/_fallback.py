@@ -20,6 +20,14 @@ from brisk_native._chunks import all_chunks, check_settings
 from brisk_native._gather_plan import GatherPlan
 from brisk_native._header import LENGTH_BYTES, json_bytes, parse
 from brisk_native._manifest_text import check_bytes, parse_text
+from brisk_native._no_devices import (  # noqa: F401 - parts of this implementation
+    DeviceBuffer,
+    PinnedMemory,
+    copy_to_devices,
+    device_memory,
+    devices,
+    read_to_devices,
+)
 from brisk_native._no_pool import Pool
 from brisk_native._types import (
     CHUNK_BYTES,

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from brisk_native._native import (
         CancelToken,
+        DeviceBuffer,
         FileBuffer,
+        PinnedMemory,
         Pool,
         checksum_file,
         copy_file,
+        copy_to_devices,
         counters,
         crc32c,
+        device_memory,
+        devices,
         gather_file,
         parse_header,
         parse_header_bytes,
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
         parse_manifest_bytes,
         read_file,
         read_files,
+        read_to_devices,
         trial_read,
     )
 
@@ -34,12 +40,17 @@ else:
 
         IMPLEMENTATION = "python"
     CancelToken = _chosen.CancelToken
+    DeviceBuffer = _chosen.DeviceBuffer
     FileBuffer = _chosen.FileBuffer
+    PinnedMemory = _chosen.PinnedMemory
     Pool = _chosen.Pool
     checksum_file = _chosen.checksum_file
     copy_file = _chosen.copy_file
+    copy_to_devices = _chosen.copy_to_devices
     counters = _chosen.counters
     crc32c = _chosen.crc32c
+    device_memory = _chosen.device_memory
+    devices = _chosen.devices
     gather_file = _chosen.gather_file
     parse_header = _chosen.parse_header
     parse_header_bytes = _chosen.parse_header_bytes
@@ -47,17 +58,23 @@ else:
     parse_manifest_bytes = _chosen.parse_manifest_bytes
     read_file = _chosen.read_file
     read_files = _chosen.read_files
+    read_to_devices = _chosen.read_to_devices
     trial_read = _chosen.trial_read
 
 __all__ = [
     "IMPLEMENTATION",
     "CancelToken",
+    "DeviceBuffer",
     "FileBuffer",
+    "PinnedMemory",
     "Pool",
     "checksum_file",
     "copy_file",
+    "copy_to_devices",
     "counters",
     "crc32c",
+    "device_memory",
+    "devices",
     "gather_file",
     "parse_header",
     "parse_header_bytes",
@@ -65,5 +82,6 @@ __all__ = [
     "parse_manifest_bytes",
     "read_file",
     "read_files",
+    "read_to_devices",
     "trial_read",
 ]

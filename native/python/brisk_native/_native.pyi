@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, CapsuleType
 
+from brisk_native._device_types import DeviceInfo, DeviceLoadResult, DevicePiece
 from brisk_native._types import Counters, Header, Manifest, ReadResult, ReadSettings
 
 CRC32C_IN_HARDWARE: Final[bool]
@@ -120,3 +121,61 @@ def parse_header_bytes(
 ) -> Header: ...
 def parse_manifest(path: str | os.PathLike[str]) -> Manifest: ...
 def parse_manifest_bytes(data: Buffer, path: str | os.PathLike[str] = "<memory>") -> Manifest: ...
+def devices() -> tuple[DeviceInfo, ...]: ...
+def device_memory(ordinal: int) -> tuple[int, int]: ...
+
+@final
+class DeviceBuffer:
+    def __init__(self, ordinal: int, size_bytes: int) -> None: ...
+    @property
+    def ordinal(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def pointer(self) -> int: ...
+    def read(self, offset: int = 0, size_bytes: int | None = None) -> bytes: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+@final
+class PinnedMemory:
+    def __init__(self, memory: Buffer, ordinal: int = 0) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+def read_to_devices(
+    paths: Sequence[str | os.PathLike[str]],
+    pieces: Sequence[DevicePiece | tuple[int, int, int, int, int]],
+    allocations: Sequence[DeviceBuffer | tuple[int, int]],
+    *,
+    settings: ReadSettings,
+    host_bytes: int = 128 * 1024 * 1024,
+    streams: int = 2,
+    expected_crc32c: Sequence[Sequence[int] | None] | None = None,
+    progress: Callable[[int], None] | None = None,
+    milestones: Sequence[int] = (),
+    on_milestone: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[DeviceBuffer], DeviceLoadResult]: ...
+def copy_to_devices(
+    sources: Sequence[Buffer],
+    pieces: Sequence[DevicePiece | tuple[int, int, int, int, int]],
+    allocations: Sequence[DeviceBuffer | tuple[int, int]],
+    *,
+    host_bytes: int = 128 * 1024 * 1024,
+    streams: int = 2,
+    progress: Callable[[int], None] | None = None,
+    milestones: Sequence[int] = (),
+    on_milestone: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[DeviceBuffer], DeviceLoadResult]: ...

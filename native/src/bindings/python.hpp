@@ -15,6 +15,8 @@
 #include <system_error>
 #include <vector>
 
+#include "brisk/read_plan.hpp"
+
 namespace brisk::bindings {
 
 namespace py = pybind11;
@@ -55,7 +57,12 @@ class PinnedBuffer {
 // Turns the library's exceptions into Python's.
 void translate(std::exception_ptr raised);
 
+// Takes a brisk_native.ReadSettings; its limits are checked by the library.
+[[nodiscard]] ReadOptions to_options(const py::object& settings);
+
 // Adds reading, pools and counters to the module.
 void bind_reading(py::module_& m);
+// Adds devices to the module.
+void bind_devices(py::module_& m);
 
 }  // namespace brisk::bindings

@@ -68,19 +68,6 @@ unsigned to_unsigned(std::int64_t value) {
   return static_cast<unsigned>(std::clamp<std::int64_t>(value, 0, UINT32_MAX));
 }
 
-// Takes a brisk_native.ReadSettings; its limits are checked by the library.
-ReadOptions to_options(const py::object& settings) {
-  const auto engine = settings.attr("engine").cast<std::string>();
-  if (engine != "pread" && engine != "uring") {
-    throw py::value_error("engine must be pread or uring, not " + engine);
-  }
-  const auto read_bytes = settings.attr("read_bytes").cast<std::int64_t>();
-  return {.engine = engine == "uring" ? Engine::kUring : Engine::kPread,
-          .threads = to_unsigned(settings.attr("threads").cast<std::int64_t>()),
-          .depth = to_unsigned(settings.attr("depth").cast<std::int64_t>()),
-          .read_bytes = static_cast<std::size_t>(std::max<std::int64_t>(read_bytes, 0))};
-}
-
 // Warns once in a process of what makes reads slow.
 void notice(const FilesInMemory& result, const std::filesystem::path& path, bool is_in_pool) {
   if (result.buffered_bytes == 0 && (result.huge_pages || !is_in_pool)) return;
@@ -337,6 +324,18 @@ void bind_pool(py::module_& m) {
 }
 
 }  // namespace
+
+ReadOptions to_options(const py::object& settings) {
+  const auto engine = settings.attr("engine").cast<std::string>();
+  if (engine != "pread" && engine != "uring") {
+    throw py::value_error("engine must be pread or uring, not " + engine);
+  }
+  const auto read_bytes = settings.attr("read_bytes").cast<std::int64_t>();
+  return {.engine = engine == "uring" ? Engine::kUring : Engine::kPread,
+          .threads = to_unsigned(settings.attr("threads").cast<std::int64_t>()),
+          .depth = to_unsigned(settings.attr("depth").cast<std::int64_t>()),
+          .read_bytes = static_cast<std::size_t>(std::max<std::int64_t>(read_bytes, 0))};
+}
 
 void bind_reading(py::module_& m) {
   bind_buffers(m);
