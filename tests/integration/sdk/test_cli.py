@@ -150,6 +150,16 @@ async def test_wrong_usage_exits_with_2_and_no_traceback(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [(), ("--as-is",)], ids=str)
+async def test_import_keeps_the_files_only_when_told_to(
+    router: ScriptedRouter, options: tuple[str, ...]
+) -> None:
+    router.scripts = [(control_pb2.ImportResponse(model=deployment().model),)]
+    assert await brisk(router, "import", "/models/base", *options) == 0
+    (request,) = router.requests
+    assert request.as_is is bool(options)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("how", [(), ("--detach",)], ids=str)
 @pytest.mark.parametrize("folder", ["/proc/x", "/etc/passwd", "/etc/passwd/x"])
 async def test_a_data_folder_that_cannot_be_is_one_line_that_names_its_option(

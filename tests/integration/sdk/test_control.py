@@ -53,12 +53,15 @@ async def test_deploy_reports_progress_and_returns_the_deployment(
     assert request.spec.keep_alive.seconds == -1  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("as_is", [True, False])
 async def test_import_returns_the_published_model(
-    client: AsyncClient, router: ScriptedRouter
+    client: AsyncClient, router: ScriptedRouter, *, as_is: bool
 ) -> None:
     router.scripts = [(control_pb2.ImportResponse(model=deployment().model),)]
-    model = await client.import_model("/models/base", name="base")
+    model = await client.import_model("/models/base", name="base", as_is=as_is)
     assert (model.name, model.parameters) == ("base", 1_500_000)
+    (request,) = router.requests
+    assert request.as_is is as_is  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("script", [(), (importing(4),)], ids=["nothing", "only progress"])
