@@ -69,9 +69,9 @@ check: lint type test ## what CI runs
 fmt: setup ## format Python and C++
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
 	@$(BIN)/clang-format -i $$(find native tests -name '*.?pp' -not -path '*/build/*')
-bench: setup ## run all benchmarks in full and write docs/benchmarks/
+bench: setup ## run all benchmarks that can run here in full and write docs/benchmarks/
 	@for program in bench/[a-z]*.py; do \
-	  grep -q __main__ $$program || continue; $(BIN)/python $$program || failed=1; done; exit $${failed:-0}
+	  grep -q __main__ $$program || continue; $(BIN)/python $$program || [ $$? -eq 2 ] || failed=1; done; exit $${failed:-0}
 lock: ## resolve the dependencies again and write requirements.lock
 	@scripts/lock $(PYTHON)
 hooks: setup ## install the pre-commit hooks
