@@ -193,8 +193,8 @@ def _eos_token_ids(facts: DecoderFacts, tokenizer: Tokenizer | None) -> frozense
 def _count(report: brisk_native.LoadReport) -> None:
     metrics.BYTES_READ.inc(report.bytes_read)
     metrics.BYTES_COPIED.inc(report.copied_bytes)
-    way = "direct" if report.read.direct else "buffered"
-    pages = "huge" if report.read.huge_pages else "small"
+    way = "direct" if report.direct else "buffered"
+    pages = "huge" if report.huge_pages else "small"
     metrics.FILES_READ.labels(way, pages).inc(report.files)
 
 

@@ -60,11 +60,10 @@ class WeightLoad:
         report = loaded.report
         log.info(
             "read",
-            seconds=report.read.seconds,
-            engine=report.read.engine,
+            seconds=report.read_s,
             is_in_pool=report.in_pool,
-            is_direct=report.read.direct,
-            is_huge=report.read.huge_pages,
+            is_direct=report.direct,
+            is_huge=report.huge_pages,
             is_verified=report.verified,
             bytes_copied=report.copied_bytes,
             implementation=brisk_native.IMPLEMENTATION,

@@ -28,6 +28,14 @@ class DeviceMap:
         """The devices, each once, in the order in which they are named."""
         return tuple(dict.fromkeys(self.ordinals.values()))
 
+    def owner(self, name: str) -> int:
+        """Return the device of a parameter or buffer. Raises ValueError if the map has none."""
+        if (found := self.of(name)) is not None:
+            return found
+        if name.endswith(("inv_freq", "position_ids")):  # computed, not stored: anywhere will do
+            return self.used[0]
+        raise ValueError(f'the device map leaves out {name!r}: name its module, or ""')
+
     def of(self, name: str) -> int | None:
         """Return the device of a parameter or buffer; None if the map does not say it."""
         path = name

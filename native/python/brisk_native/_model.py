@@ -17,12 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from brisk_native._device_map import DeviceMap, parse_device_map
+from brisk_native._device_reading import read_tensors_to_devices, torch_device
 from brisk_native._implementation import CancelToken, Pool
 from brisk_native._order import execution_order
 from brisk_native._reading import (
     LoadReport,
     OnGroup,
     ReadOptions,
+    ReadWeights,
     Tensors,
     checksums_of,
     memory_given_back,
@@ -43,6 +46,7 @@ Result = TypeVar("Result")
 def load_model(
     folder: str | os.PathLike[str],
     *,
+    device: str | int | torch.device | Mapping[str, str | int | torch.device] = "cpu",
     pool: Pool | None = None,
     dtype: torch.dtype | str | None = None,
     on_layer: Callable[[str, dict[str, torch.Tensor]], None] | None = None,
@@ -52,6 +56,10 @@ def load_model(
     settings: ReadSettings | None = None,
 ) -> PreTrainedModel:
     """Return the causal language model in `folder`, in evaluation mode, its weights in place.
+
+    `device` is "cpu", or a CUDA device ("cuda", "cuda:1", 1) that the weights go to through a small
+    ring of host memory, or a map from paths of modules to CUDA devices, "" for all others: each
+    module named there then moves its inputs to its own device.
 
     `folder` is laid out as Hugging Face's are: config.json and safetensors, one file or shards, or
     the stored form. The model is what `AutoModelForCausalLM.from_pretrained` gives, but that it
@@ -68,9 +76,9 @@ def load_model(
 
     Raises InvalidModelError naming file, tensor, expected and found if config and weights do not
     fit together, ImportError without torch and transformers, ValueError for a `dtype` that torch
-    does not have, and what `load_tensors` does.
+    does not have or a map that leaves a parameter out, and what `load_tensors` does.
     """
-    load = _Load(folder, None, dtype=dtype, verify=verify)
+    load = _Load(folder, None, device=device, dtype=dtype, verify=verify)
     options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
     return load.run(options, on_layer)[0]
 
@@ -79,6 +87,7 @@ def start_loading(
     folder: str | os.PathLike[str],
     *,
     files: Sequence[str] | None = None,
+    device: str | int | torch.device | Mapping[str, str | int | torch.device] = "cpu",
     pool: Pool | None = None,
     dtype: torch.dtype | str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -94,7 +103,7 @@ def start_loading(
     """
     cancel = cancel or CancelToken()
     options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
-    return Loading(_Load(folder, files, dtype=dtype, verify=verify), options, cancel)
+    return Loading(_Load(folder, files, device=device, dtype=dtype, verify=verify), options, cancel)
 
 
 class Loading:
@@ -209,12 +218,14 @@ class _Load:
         folder: str | os.PathLike[str],
         files: Sequence[str] | None,
         *,
+        device: str | int | torch.device | Mapping[str, str | int | torch.device],
         dtype: torch.dtype | str | None,
         verify: bool,
     ) -> None:
         """Read headers, index and manifest. Raises what is wrong with them."""
         self._folder = folder_of(folder)
         self._dtype = dtype
+        self._devices = parse_device_map(device)
         self.weights = read_weights(folder, files=files)
         self._checksums = checksums_of(self._folder, self.weights) if verify else {}
         self.groups = tuple(group.name for group in execution_order(self.weights.tensors))
@@ -234,7 +245,8 @@ class _Load:
         self, options: ReadOptions, on_layer: OnGroup | None
     ) -> tuple[PreTrainedModel, LoadReport]:
         building = _start(
-            lambda: _build(self._folder, self.weights, self._dtype, self.placed), "brisk-build"
+            lambda: _build(self._folder, self.weights, self._dtype, self._devices, self.placed),
+            "brisk-build",
         )
 
         def on_group(name: str, tensors: Tensors) -> None:
@@ -249,13 +261,28 @@ class _Load:
                 options.progress(done, total)
 
         try:
-            read = read_tensors(
-                self.weights, self._checksums, replace(options, progress=on_bytes), on_group
-            )
+            read = self._read(replace(options, progress=on_bytes), on_group, building)
         finally:
             building.exception()  # nothing of a load goes on after its end
         assembly = building.result()
         return assembly.finish(), _with_casts(read.report, assembly)
+
+    def _read(
+        self, options: ReadOptions, on_group: OnGroup, building: Future[Assembly]
+    ) -> ReadWeights:
+        if self._devices.is_cpu:
+            return read_tensors(self.weights, self._checksums, options, on_group)
+        if len(self._devices.used) == 1:
+            (ordinal,) = self._devices.used
+            return read_tensors_to_devices(
+                self.weights, self._checksums, options, lambda _: ordinal, on_group
+            )
+        assembly = building.result()  # a map speaks of parameters: which tensor becomes which?
+
+        def ordinal_of(name: str) -> int:
+            return self._devices.owner((assembly.names_of(name) or (name,))[0])
+
+        return read_tensors_to_devices(self.weights, self._checksums, options, ordinal_of, on_group)
 
 
 class _Placed:
@@ -318,11 +345,29 @@ class _Placed:
 
 
 def _build(
-    folder: Path, weights: Weights, dtype: torch.dtype | str | None, placed: _Placed
+    folder: Path,
+    weights: Weights,
+    dtype: torch.dtype | str | None,
+    devices: DeviceMap,
+    placed: _Placed,
 ) -> Assembly:
-    from brisk_native.model import Assembly, build_skeleton, named_dtype  # noqa: PLC0415 - slow
+    # Slow, and only models need it.
+    from brisk_native.model import (  # noqa: PLC0415
+        Assembly,
+        bring_inputs,
+        build_skeleton,
+        named_dtype,
+        on_cpu,
+    )
 
-    assembly = Assembly(build_skeleton(folder, weights, dtype=named_dtype(dtype)))
+    skeleton = build_skeleton(folder, weights, dtype=named_dtype(dtype))
+    if devices.is_cpu:
+        assembly = Assembly(skeleton, on_cpu)
+    else:
+        known = {ordinal: torch_device(ordinal) for ordinal in devices.used}
+        assembly = Assembly(skeleton, lambda name: known[devices.owner(name)])
+    if len(devices.used) > 1:
+        bring_inputs(assembly.model, devices.ordinals)
     group_of = {
         name: group.name
         for group in execution_order(weights.tensors)
@@ -337,7 +382,7 @@ def _with_casts(report: LoadReport, assembly: Assembly) -> LoadReport:
     if assembly.is_converted:
         return replace(report, copied_bytes=assembly.cast_bytes, held_bytes=assembly.cast_bytes)
     copied = report.copied_bytes + assembly.cast_bytes
-    return replace(report, copied_bytes=copied, held_bytes=report.bytes_read + copied)
+    return replace(report, copied_bytes=copied, held_bytes=report.held_bytes + assembly.cast_bytes)
 
 
 def _start(call: Callable[[], Result], name: str) -> Future[Result]:

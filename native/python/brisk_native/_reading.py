@@ -56,8 +56,12 @@ class LoadReport:
     """True if it lies in a pool."""
     verified: bool
     """True if every chunk was checked against brisk.json meanwhile."""
-    read: ReadResult
-    """How the bytes were read."""
+    direct: bool
+    """True if every file was read past the page cache."""
+    huge_pages: bool
+    """True if at least half of the host memory they lie in is in huge pages."""
+    read_s: float
+    """Wall time from opening to the last verified byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ class ReadOptions:
     settings: ReadSettings | None = None
     progress: Progress | None = None
     cancel: CancelToken | None = None
+    host_bytes: int = 128 * 1024 * 1024
+    """Of the ring that bytes for devices pass through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +221,9 @@ class _Handout:
             held_bytes=total + self.copied_bytes,
             in_pool=is_in_pool,
             verified=is_verified,
-            read=read,
+            direct=read.direct,
+            huge_pages=read.huge_pages,
+            read_s=read.seconds,
         )
         in_order = {name: self.tensors[name] for name in self.weights.tensors}
         return ReadWeights(tensors=in_order, report=report)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brisk_native._device_map import parse_device_map
+from brisk_native._device_reading import read_tensors_to_devices
 from brisk_native._implementation import CancelToken, Pool, parse_header_bytes
 from brisk_native._reading import ReadOptions, checksums_of, read_tensors
 from brisk_native._types import FileChangedError, ReadSettings, ShortReadError, TensorInfo
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 def load_tensors(
     source: str | os.PathLike[str],
     *,
+    device: str | int | torch.device = "cpu",
     pool: Pool | None = None,
     verify: bool = True,
     settings: ReadSettings | None = None,
@@ -34,9 +37,11 @@ def load_tensors(
 ) -> dict[str, torch.Tensor]:
     """Return all tensors of `source`, a folder or one safetensors file, in the order of the files.
 
-    They are on the CPU, writable, with shapes and types as the files have them; F4 comes as
-    float4_e2m1fn_x2 with half as many elements along the last dimension. They lie in `pool`, or
-    else in fresh memory; those of one file share it, so it goes back with the last of them.
+    They are writable, with shapes and types as the files have them; F4 comes as
+    float4_e2m1fn_x2 with half as many elements along the last dimension. On the CPU they lie in
+    `pool`, or else in fresh memory; those of one file share it, so it goes back with the last of
+    them. `device` may name a CUDA device ("cuda", "cuda:1", 1): they then share one allocation
+    there, and the bytes pass through a small ring of host memory.
 
     `on_layer` gets the tensors of one group after another, in the order in which a model uses
     them and as soon as they are there: `embed`, `layers.0` and so on, `head`. `progress` gets the
@@ -49,12 +54,17 @@ def load_tensors(
 
     Raises InvalidHeaderError and InvalidCheckpointError before anything is read; PoolFullError;
     ChecksumError naming file, chunk and offset; ShortReadError and FileChangedError if a file
-    changes meanwhile; UnsupportedTypeError; ReadCancelledError; OSError; MemoryError.
+    changes meanwhile; UnsupportedTypeError; ReadCancelledError; DeviceError and DeviceMemoryError;
+    ValueError for another device, or a pool with one; OSError; MemoryError.
     """
+    target = parse_device_map(device)
     weights = read_weights(source)
     checksums = checksums_of(folder_of(source), weights) if verify else {}
     options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
-    return read_tensors(weights, checksums, options, on_layer).tensors
+    if target.is_cpu:
+        return read_tensors(weights, checksums, options, on_layer).tensors
+    (ordinal,) = target.used
+    return read_tensors_to_devices(weights, checksums, options, lambda _: ordinal, on_layer).tensors
 
 
 def tensors_in(

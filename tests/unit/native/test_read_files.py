@@ -112,6 +112,29 @@ def test_what_a_milestone_raises_comes_out(loader: Loader, paths: list[Path]) ->
         loader.read_files(paths, settings=ReadSettings(), milestones=[2], on_milestone=stop)
 
 
+def test_buffers_are_had_before_anything_is_read_and_hold_what_a_milestone_tells(
+    loader: Loader, paths: list[Path]
+) -> None:
+    shown: list[memoryview] = []
+    seen: list[bytes] = []
+
+    def on_buffers(buffers: list[bytes]) -> None:
+        assert not seen
+        shown.extend(map(memoryview, buffers))
+
+    buffers, _ = loader.read_files(
+        paths,
+        settings=ReadSettings(),
+        order=[(3, 0)],
+        milestones=[1],
+        on_milestone=lambda _: seen.append(bytes(shown[3])),
+        on_buffers=on_buffers,
+    )
+    assert seen == [paths[3].read_bytes()]
+    shown[3][0] ^= 1  # the same memory
+    assert memoryview(buffers[3])[0] == shown[3][0]
+
+
 @pytest.mark.parametrize(
     ("order", "milestones"),
     [([(4, 0)], []), ([(1, 0)], []), ([(0, 3)], []), ([(0, 1), (0, 1)], []),

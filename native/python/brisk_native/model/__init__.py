@@ -12,6 +12,7 @@ from __future__ import annotations
 from brisk_native.model._assembly import Assembly, DeviceOf, on_cpu
 from brisk_native.model._config import CONFIG_FILE, library_words, read_config
 from brisk_native.model._dtypes import DefaultDtype, named_dtype
+from brisk_native.model._moving import bring_inputs
 from brisk_native.model._skeleton import Skeleton, build_skeleton
 from brisk_native.model._waiting import waiting
 
@@ -21,6 +22,7 @@ __all__ = [
     "DefaultDtype",
     "DeviceOf",
     "Skeleton",
+    "bring_inputs",
     "build_skeleton",
     "library_words",
     "named_dtype",
