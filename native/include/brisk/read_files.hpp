@@ -20,7 +20,8 @@
 
 namespace brisk {
 
-// The memory of one file: of its own, or a region of a pool. Copies share it; it goes with the last.
+// The memory of one file: of its own, or a region of a pool. Copies share it; it goes with the
+// last.
 class FileMemory {
  public:
   explicit FileMemory(PageBuffer pages) : pages_(std::make_shared<PageBuffer>(std::move(pages))) {}
