@@ -200,7 +200,8 @@ void ReadJob::read_with(Ring& ring) {
       const ReadTask& task = tasks_[index];
       const std::span<std::byte> room = sink_.place(task, index);
       const std::uint32_t tag = unused.back();
-      slots[tag].emplace(index, room, PendingRead(files_[task.file], task.offset, task.size, room));
+      slots[tag].emplace(
+          Slot{index, room, PendingRead(files_[task.file], task.offset, task.size, room)});
       unused.pop_back();
       submit(tag);
     }
