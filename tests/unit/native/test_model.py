@@ -19,7 +19,7 @@ import brisk_native
 import pytest
 import torch
 from brisk_native import LoadReport, ReadResult, _reading, load_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -257,6 +257,20 @@ def test_a_tie_that_the_stored_values_contradict_is_no_tie(tmp_path: Path) -> No
     assert_equals_reference(model, folder)
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     assert head.weight is not model.get_input_embeddings().weight
+
+
+def test_a_tie_that_is_stored_twice_is_one_tensor(tmp_path: Path) -> None:
+    folder = save(tmp_path, LlamaConfig(**TINY, tie_word_embeddings=False))
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()
+    save_file(stored, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    model = load_model(folder)
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    assert head.weight is model.get_input_embeddings().weight
+    assert_equals_reference(model, folder)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "sharded-llama"])

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import brisk_native
 import pytest
 import torch
-from brisk_native import load_model, load_tensors
+from brisk_native import _device_reading, load_model, load_tensors
 from brisk_native._device_map import parse_device_map
 from safetensors.torch import load_file
 from transformers import MixtralConfig
@@ -161,6 +163,21 @@ def test_damage_a_raised_token_and_a_wrong_model_leave_nothing_on_the_device(
     flip(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1)
     with pytest.raises(brisk_native.ChecksumError):
         load_model(folder, device="cuda")
+
+
+@pytest.mark.usefixtures("standin")
+def test_a_file_written_to_meanwhile_is_refused(
+    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "m")
+
+    def touched(*arguments: Any, **options: Any) -> object:
+        os.utime(folder / "model.safetensors", ns=(1, 1))
+        return brisk_native.read_to_devices(*arguments, **options)
+
+    monkeypatch.setattr(_device_reading, "read_to_devices", touched)
+    with pytest.raises(brisk_native.FileChangedError, match="changed while it was read"):
+        load_tensors(folder, device="cuda")
 
 
 @pytest.mark.usefixtures("standin")
