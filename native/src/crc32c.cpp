@@ -121,19 +121,29 @@ BRISK_CRC32C_TARGET inline std::uint32_t step8(std::uint32_t state, const std::b
 
 #endif
 
+// How far ahead of the sums the memory is asked for: the processor's own prefetch stops at each
+// page, and three streams of them cost a third of the speed.
+constexpr std::size_t kAhead = 2048;
+constexpr std::size_t kCacheLine = 64;
+
 // Eats triples of `Length` bytes from the front of `data` for as long as there are any.
 template <std::size_t Length>
 BRISK_CRC32C_TARGET std::uint32_t eat_triples(std::span<const std::byte>& data,
                                               std::uint32_t state) {
-  static_assert(Length % 8 == 0);
+  static_assert(Length % kCacheLine == 0);
   while (data.size() >= 3 * Length) {
     const std::byte* bytes = data.data();
     std::uint32_t second = 0;
     std::uint32_t third = 0;
-    for (std::size_t i = 0; i < Length; i += 8) {
-      state = step8(state, bytes + i);
-      second = step8(second, bytes + Length + i);
-      third = step8(third, bytes + 2 * Length + i);
+    for (std::size_t line = 0; line < Length; line += kCacheLine) {
+      __builtin_prefetch(bytes + line + kAhead);
+      __builtin_prefetch(bytes + Length + line + kAhead);
+      __builtin_prefetch(bytes + 2 * Length + line + kAhead);
+      for (std::size_t i = line; i < line + kCacheLine; i += 8) {
+        state = step8(state, bytes + i);
+        second = step8(second, bytes + Length + i);
+        third = step8(third, bytes + 2 * Length + i);
+      }
     }
     state = Shift<Length>::apply(state) ^ second;
     state = Shift<Length>::apply(state) ^ third;
@@ -144,9 +154,12 @@ BRISK_CRC32C_TARGET std::uint32_t eat_triples(std::span<const std::byte>& data,
 
 BRISK_CRC32C_TARGET std::uint32_t by_instruction(std::span<const std::byte> data,
                                                  std::uint32_t state) {
-  constexpr std::size_t kLong = 8192;  // joining costs little here; three of them stay in L1
+  // Long enough for the streams to run; no power of two, so that they use different cache sets.
+  constexpr std::size_t kLong = (std::size_t{64} << 10) + 512;
+  constexpr std::size_t kMiddle = std::size_t{8} << 10;
   constexpr std::size_t kShort = 256;
   state = eat_triples<kLong>(data, state);
+  state = eat_triples<kMiddle>(data, state);
   state = eat_triples<kShort>(data, state);
   for (; data.size() >= 8; data = data.subspan(8)) state = step8(state, data.data());
   for (const std::byte byte : data) state = step(state, byte);
