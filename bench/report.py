@@ -57,24 +57,26 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """The key figure and the limit that it has to stay below."""
+    """A key figure and the limit that it has to stay below, or to reach."""
 
     name: str
     value: float
     unit: str
     limit: float
+    is_floor: bool = False  # the limit is to be reached
 
     @property
     def passed(self) -> bool:
-        """Return whether the figure is below the limit; NaN is not."""
-        return self.value < self.limit
+        """Return whether the figure is on the right side of the limit; NaN never is."""
+        return self.value >= self.limit if self.is_floor else self.value < self.limit
 
     @property
     def line(self) -> str:
-        """Return the last line of the output."""
+        """Return what is said of it."""
         verdict = "PASS" if self.passed else "MISSED"
         value = f"{self.value:.2f} {self.unit} median"
-        return f"{self.name}: {value} (mark: < {self.limit:g} {self.unit}) {verdict}"
+        sign = ">=" if self.is_floor else "<"
+        return f"{self.name}: {value} (mark: {sign} {self.limit:g} {self.unit}) {verdict}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +97,24 @@ class Report:
     title: str
     method: str
     series: tuple[Series, ...]
-    mark: Mark
+    marks: tuple[Mark, ...]  # the most important one first
     notes: tuple[str, ...]
     run: Run
+    plot: str = ""  # the picture's file, beside the page
+
+    @property
+    def passed(self) -> bool:
+        """Return whether there are marks and all of them are met."""
+        return bool(self.marks) and all(mark.passed for mark in self.marks)
+
+    @property
+    def verdict(self) -> str:
+        """Return the last line of the output."""
+        if len(self.marks) == 1:
+            return self.marks[0].line
+        met = sum(mark.passed for mark in self.marks)
+        end = "PASS" if self.passed else "MISSED"
+        return f"{self.name}: {met} of {len(self.marks)} marks met {end}"
 
 
 def this_run(packages: Sequence[str], others: Mapping[str, str]) -> Run:
@@ -162,8 +179,9 @@ def publish(report: Report, *, as_json: bool, document: bool) -> int:
         page = DOCUMENTS / f"{report.name}.md"
         page.write_text(to_markdown(report), encoding="utf-8")
         console.print(f"wrote {page.relative_to(ROOT)}", markup=False)
-    print(report.mark.line, file=sys.stderr if as_json else sys.stdout, flush=True)
-    return 0 if report.mark.passed else 1
+    last = [mark.line for mark in report.marks] if len(report.marks) > 1 else []
+    print(*last, report.verdict, sep="\n", file=sys.stderr if as_json else sys.stdout, flush=True)
+    return 0 if report.passed else 1
 
 
 _HEADINGS = ("", "unit", "median", "95 % interval", "p95", "count")
@@ -191,17 +209,21 @@ def to_json(report: Report) -> dict[str, object]:
         }
         for one in report.series
     ]
-    mark = report.mark
-    return {
-        "name": report.name,
-        "key_figure": {
+    marks = [
+        {
             "name": mark.name,
             "value": mark.value,
             "unit": mark.unit,
             "limit": mark.limit,
             "passed": mark.passed,
-        },
-        "line": mark.line,
+        }
+        for mark in report.marks
+    ]
+    return {
+        "name": report.name,
+        "key_figure": marks[0] if marks else None,
+        "marks": marks,
+        "line": report.verdict,
         "series": series,
         "notes": list(report.notes),
         "date": report.run.date,
@@ -217,8 +239,10 @@ def to_markdown(report: Report) -> str:
     table = [_HEADINGS, ("---", "---", *["---:"] * (len(_HEADINGS) - 2)), *_rows(report)]
     parts = [
         f"# {report.title}",
-        f"**{report.mark.line}**",
+        f"**{report.verdict}**",
+        "\n".join(f"- {mark.line}" for mark in report.marks) if len(report.marks) > 1 else "",
         report.method,
+        f"![{report.title}]({report.plot})" if report.plot else "",
         "\n".join(f"| {' | '.join(row)} |" for row in table),
         "\n".join(f"- {note}" for note in report.notes),
         "The interval is that of the median, from ranks alone.",

@@ -175,7 +175,7 @@ def report(timings: Timings, notes: tuple[str, ...]) -> Report:
         title="Router overhead: what the router adds to the first token of a warm request",
         method=METHOD,
         series=tuple(series),
-        mark=Mark(name="router overhead", value=router.median, unit="ms", limit=LIMIT_MS),
+        marks=(Mark(name="router overhead", value=router.median, unit="ms", limit=LIMIT_MS),),
         notes=notes,
         run=this_run(
             ("grpcio", "protobuf", "uvloop", "torch", "transformers"),

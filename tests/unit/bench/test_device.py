@@ -44,12 +44,15 @@ def test_every_run_brings_the_bytes_of_the_file(
     assert min(figures.from_disk + figures.from_memory) > 0
 
 
-def test_the_mark_is_the_time_over_that_of_the_disk() -> None:
-    figures = Figures(from_disk=[8.0] * 3, disk_limit=[10.0] * 3, from_memory=[50.0])
+def test_the_marks_are_shares_of_the_disk_and_of_the_link() -> None:
+    figures = Figures(
+        from_disk=[8.0] * 3, disk_limit=[10.0] * 3, from_memory=[48.0], link_limit=[50.0]
+    )
     found = report(figures, "GPU")
-    assert found.mark.value == pytest.approx(1.25)
-    assert found.mark.passed
-    assert not report(
-        Figures(from_disk=[6.9], disk_limit=[10.0], from_memory=[1.0]), "G"
-    ).mark.passed
-    assert math.isnan(report(Figures(from_disk=[6.9], from_memory=[1.0]), "G").mark.value)
+    assert [mark.value for mark in found.marks] == pytest.approx([0.8, 0.96])
+    assert found.passed
+    figures.from_disk[:] = [6.9] * 3
+    assert [mark.passed for mark in report(figures, "GPU").marks] == [False, True]
+    unmeasured = report(Figures(from_disk=[6.9], from_memory=[1.0]), "GPU")
+    assert all(math.isnan(mark.value) for mark in unmeasured.marks)
+    assert not unmeasured.passed

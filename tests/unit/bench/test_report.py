@@ -6,6 +6,7 @@ import json
 import math
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def report_of(value: float) -> Report:
         title="How long a hop takes",
         method="Measured in turns.",
         series=(Series(label="hop", unit="ms", values=(1.0, 2.0, value)),),
-        mark=Mark(name="hop", value=value, unit="ms", limit=3.0),
+        marks=(Mark(name="hop", value=value, unit="ms", limit=3.0),),
         notes=("The peer [was] away.",),
         run=Run(date="today", command="bench", machine={"cores": "2"}, versions={"grpcio": "1"}),
     )
@@ -41,6 +42,27 @@ def test_the_last_line_carries_figure_mark_and_verdict(
     text = capsys.readouterr().out
     assert text.splitlines()[-1] == line
     assert "The peer [was] away." in text
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.95, "PASS"), (0.94, "MISSED")])
+def test_a_floor_is_met_from_its_value_on(value: float, verdict: str) -> None:
+    mark = Mark(name="speed", value=value, unit="x", limit=0.95, is_floor=True)
+    assert mark.line == f"speed: {value} x median (mark: >= 0.95 x) {verdict}"
+
+
+def test_of_several_marks_each_is_told_and_one_missed_fails_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    marks = (report_of(1.0).marks[0], report_of(4.0).marks[0])
+    found = replace(report_of(1.0), marks=marks)
+    assert publish(found, as_json=False, document=False) == 1
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "hop: 1.00 ms median (mark: < 3 ms) PASS",
+        "hop: 4.00 ms median (mark: < 3 ms) MISSED",
+        "hops: 1 of 2 marks met MISSED",
+    ]
+    assert publish(replace(found, marks=marks[:1] * 2), as_json=False, document=False) == 0
+    assert not replace(found, marks=()).passed
 
 
 def test_json_is_all_that_stdout_gets(capsys: pytest.CaptureFixture[str]) -> None:
