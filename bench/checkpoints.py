@@ -1,58 +1,91 @@
-"""One checkpoint of random weights in every form that a loader wants."""
+"""One checkpoint in every form that a loader wants, as far as the disk has room."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import brisk_native
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from bench.loaders import LOADERS, checksum_of
-from bench.processes import ROOT
-from scripts.make_large_model import make
-from scripts.opt_layout import Shape
+from bench.loaders import checksum_of
+from bench.models import Model, write
 
-TOKENIZER = ROOT / "models" / "brisk-licence-1.5m"
 SHARDS = 4
+SPARE_BYTES = 2_000_000_000
+
+WHOLE, SHARDED, STORED, PICKLED, TENSORIZED = "whole", "sharded", "stored", "pickled", "tensorized"
+_WANTED = {
+    "brisk, stored form": STORED,
+    "brisk, 4 shards": SHARDED,
+    "torch.load": PICKLED,
+    "torch.load mmap": PICKLED,
+    "tensorizer": TENSORIZED,
+}  # all others read one unmodified file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """A loader on a folder."""
+class Forms:
+    """The checkpoint on the disk."""
 
-    label: str
-    loader: str
-    folder: Path
+    folders: dict[str, Path]  # by form
+    notes: tuple[str, ...]  # which forms are missing, and why
+    checksum: int  # of all tensors, in any order
+    conversion_gb_per_s: float
+
+    def folder_for(self, loader: str) -> Path | None:
+        """Return what `loader` is measured on, None if the disk had no room for it."""
+        return self.folders.get(_WANTED.get(loader, WHOLE))
 
 
-def prepare(folder: Path, shape: Shape) -> tuple[list[Way], dict[str, str], int]:
-    """Write the checkpoint in every form; return the ways, notes and the tensors' checksum."""
-    whole, shards, others = folder / "whole", folder / "shards", folder / "others"
-    make(whole, shape, 1, TOKENIZER)
-    tensors = load_file(whole / "model.safetensors")
-    checksum = checksum_of(tensors.values())
-    shards.mkdir()
-    others.mkdir()
-    _write_shards(shards, tensors)
-    torch.save(tensors, others / "pytorch_model.bin")
-    notes = {}
-    try:
-        _write_tensorizer(others / "model.tensors", tensors)
-    except ImportError as error:
-        notes["tensorizer"] = f"tensorizer was not measured: {error}"
-    for place in (whole, shards):
-        _write_manifest(place)
-    ways = [Way(label="brisk, 4 shards", loader="brisk", folder=shards)]
-    for loader in LOADERS:
-        if loader not in notes:
-            place = others if loader in {"torch.load", "torch.load mmap", "tensorizer"} else whole
-            ways.append(Way(label=loader, loader=loader, folder=place))
-    return ways, notes, checksum
+def prepare(place: Path, model: Model) -> Forms:
+    """Write `model` into folders under `place`. Raises OSError if there is no room for two."""
+    whole = place / WHOLE
+    write(whole, model)
+    tensors = _mapped(whole / "model.safetensors")
+    folders, notes = {WHOLE: whole}, []
+    conversion = brisk_native.convert(whole, place / STORED)
+    folders[STORED] = place / STORED
+    forms: dict[str, Callable[[Path], None]] = {
+        SHARDED: lambda folder: _write_shards(folder, tensors),
+        PICKLED: lambda folder: torch.save(tensors, folder / "pytorch_model.bin"),
+        TENSORIZED: lambda folder: _write_tensorizer(folder, tensors),
+    }
+    for name, make in forms.items():
+        if shutil.disk_usage(place).free < model.tensor_bytes + SPARE_BYTES:
+            notes.append(f"{model.label} was not measured {name}: the disk has no room for it.")
+            continue
+        folder = place / name
+        folder.mkdir()
+        shutil.copy(whole / "config.json", folder)
+        try:
+            make(folder)
+        except ImportError as error:
+            notes.append(f"{model.label} was not measured {name}: {error}.")
+        else:
+            folders[name] = folder
+    for name in (WHOLE, SHARDED):
+        if name in folders:
+            _write_manifest(folders[name])
+    return Forms(
+        folders=folders,
+        notes=tuple(notes),
+        checksum=checksum_of(tensors.values()),
+        conversion_gb_per_s=conversion.gb_per_s,
+    )
+
+
+def _mapped(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file, in the page cache: a model may be larger than memory."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 def _write_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -68,13 +101,16 @@ def _write_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
 
 
-def _write_tensorizer(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    serializer = importlib.import_module("tensorizer").TensorSerializer(str(path))
+def _write_tensorizer(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    serializer = importlib.import_module("tensorizer").TensorSerializer(
+        str(folder / "model.tensors")
+    )
     serializer.write_state_dict(tensors)
     serializer.close()
 
 
 def _write_manifest(folder: Path) -> None:
+    """Let Brisk verify an unmodified folder, as `brisk import --as-is` does."""
     files = [
         {
             "name": path.name,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -16,13 +18,48 @@ from pathlib import Path
 from typing import Any
 
 PAGE_BYTES = 4096
+POOL_ROUNDING = 4 << 20  # files start on huge pages, and end within one
+FACTS: dict[str, int] = {}  # what a loader says of itself beside its figures
 Tensors = Iterable[Any]  # torch's tensors; the type would import torch before it is wanted
 
 
-def _brisk(folder: Path) -> Callable[[], Tensors]:
+def _brisk_fresh(folder: Path) -> Callable[[], Tensors]:
     import brisk_native  # noqa: PLC0415 - each process imports its own loader only
 
     return lambda: brisk_native.load_tensors(folder).values()
+
+
+def _brisk_pool(folder: Path, kind: str = "auto") -> Callable[[], Tensors]:
+    import brisk_native  # noqa: PLC0415
+
+    room = sum(file.stat().st_size + POOL_ROUNDING for file in _files(folder))
+    pool = brisk_native.Pool(room, kind=kind)
+    pool.wait_populated()
+    FACTS["pool_bytes"] = pool.size_bytes
+    FACTS["page_bytes"] = pool.page_bytes
+    return lambda: brisk_native.load_tensors(folder, pool=pool).values()
+
+
+def _brisk_small_pool(folder: Path) -> Callable[[], Tensors]:
+    return _brisk_pool(folder, kind="small")
+
+
+def _brisk_in_place(folder: Path) -> Callable[[], Tensors]:
+    import brisk_native  # noqa: PLC0415
+
+    command = [sys.executable, "-m", "bench.holder", str(folder)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    _KEPT.append(holder)  # it ends with our end of its stdin
+    assert holder.stdout is not None  # noqa: S101 - it is a pipe
+    held = json.loads(holder.stdout.readline())
+    FACTS["page_bytes"] = held["page_bytes"]
+
+    def load() -> Tensors:
+        pool = brisk_native.Pool.attach(held["path"])
+        images = [pool.view(offset, size) for offset, size in held["places"]]
+        return [one for image in images for one in brisk_native.tensors_in(image).values()]
+
+    return load
 
 
 def _safetensors(folder: Path) -> Callable[[], Tensors]:
@@ -97,7 +134,12 @@ def _tensorizer(folder: Path) -> Callable[[], Tensors]:
 
 _KEPT: list[object] = []  # owners of memory that tensors do not keep alive themselves
 LOADERS: dict[str, Callable[[Path], Callable[[], Tensors]]] = {
-    "brisk": _brisk,
+    "brisk": _brisk_pool,
+    "brisk, 4 shards": _brisk_pool,
+    "brisk, stored form": _brisk_pool,
+    "brisk, 4 KiB pages": _brisk_small_pool,
+    "brisk, fresh memory": _brisk_fresh,
+    "brisk, in place": _brisk_in_place,
     "safetensors": _safetensors,
     "torch.load": _torch_load,
     "torch.load mmap": _torch_load_mmap,
@@ -147,20 +189,24 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)  # of the touching; the loaders have threads of their own
     print("ready", flush=True)
     sys.stdin.readline()
-    before_bytes, begin_cpu_s, begin_s = _peak_bytes(), time.process_time(), time.perf_counter()
+    before_bytes, before = _peak_bytes(), resource.getrusage(resource.RUSAGE_SELF)
+    begin_s = time.perf_counter()
     tensors = list(load())
-    load_s, cpu_s = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
+    load_s = time.perf_counter() - begin_s
     first_s = _touch_s(tensors)
-    touched_cpu_s = time.process_time() - begin_cpu_s
+    after = resource.getrusage(resource.RUSAGE_SELF)
     again_s = _touch_s(tensors)  # what touching costs when everything is there
-    peak_bytes = _peak_bytes() - before_bytes
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - again_s
     found = {
         "seconds": load_s + max(0.0, first_s - again_s),
         "call_s": load_s,
-        "cpu_s": max(cpu_s, touched_cpu_s - again_s),
-        "peak_bytes": peak_bytes,
+        "cpu_s": max(0.0, cpu_s),
+        "system_s": after.ru_stime - before.ru_stime,
+        "faults": after.ru_minflt - before.ru_minflt,
+        "peak_bytes": _peak_bytes() - before_bytes + FACTS.get("pool_bytes", 0),
         "tensor_bytes": sum(tensor.nbytes for tensor in tensors),
         "checksum": checksum_of(tensors),
+        **FACTS,
     }
     print(json.dumps(found), flush=True)
     return 0

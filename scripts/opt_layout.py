@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-BYTES_PER_VALUE = 2  # fp16
+BYTES_PER_VALUE = 2  # fp16 or bf16
 Fill = Literal["tokens", "positions", "noise", "zeros", "ones"]
 
 
@@ -71,14 +71,14 @@ def _norm(name: str, size: int) -> list[Tensor]:
     ]
 
 
-def header(layout: list[Tensor], seed: int) -> bytes:
+def header(layout: list[Tensor], seed: int, dtype: str = "F16") -> bytes:
     """Return the safetensors header; equal headers mean equal files, for they name the seed."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", "brisk_seed": str(seed)}}
     end = 0
     for tensor in layout:
         start, end = end, end + tensor.size_bytes()
         sizes = list(tensor.sizes)
-        entries[tensor.name] = {"dtype": "F16", "shape": sizes, "data_offsets": [start, end]}
+        entries[tensor.name] = {"dtype": dtype, "shape": sizes, "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
