@@ -60,7 +60,7 @@ def prepare(place: Path, model: Model) -> Forms:
     }
     for name, make in forms.items():
         if shutil.disk_usage(place).free < model.tensor_bytes + SPARE_BYTES:
-            notes.append(f"{model.label} was not measured {name}: the disk has no room for it.")
+            notes.append(f"{name.capitalize()} was not measured: the disk has no room for it.")
             continue
         folder = place / name
         folder.mkdir()
@@ -68,7 +68,7 @@ def prepare(place: Path, model: Model) -> Forms:
         try:
             make(folder)
         except ImportError as error:
-            notes.append(f"{model.label} was not measured {name}: {error}.")
+            notes.append(f"{name.capitalize()} was not measured: {error}.")
         else:
             folders[name] = folder
     for name in (WHOLE, SHARDED):

@@ -74,11 +74,11 @@ class Results:
         figures.faults.append(found["faults"])
         figures.peak_bytes.append(found["peak_bytes"])
         if loader == BRISK and found["page_bytes"] < HUGE_PAGE:
-            self.notes["pages"] = f"{self.model}: Brisk's pool got no huge pages."
+            self.notes["pages"] = "Brisk's pool got no huge pages."
 
     def forget(self, loader: str, reason: str) -> None:
         """Drop a loader that failed: half a series says nothing."""
-        self.notes[loader] = f"{self.model}: {loader} was not measured: {reason}"
+        self.notes[loader] = f"{loader} was not measured: {reason}"
         self.figures = {key: one for key, one in self.figures.items() if key[0] != loader}
 
     def of_limit(self, loader: str) -> list[float]:
@@ -99,20 +99,22 @@ class Results:
         return min(peers, key=self.cold_s, default=None)
 
 
-def report(results: Sequence[Results], *, with_plot: bool) -> Report:
-    """Turn the figures into the report; with `with_plot` write its picture too."""
+def report(results: Results, *, with_plot: bool) -> Report:
+    """Turn the figures of one model into its report; with `with_plot` write its picture too."""
+    name = f"loading-{results.model.lower()}"
+    plot = f"{name}.svg" if with_plot else ""
     if with_plot:
         DOCUMENTS.mkdir(parents=True, exist_ok=True)
-        draw(DOCUMENTS / "loading.svg", {one.model: _bars(one) for one in results})
+        draw(DOCUMENTS / plot, f"{results.model}, cold disk to usable memory", _bars(results))
     return Report(
-        name="loading",
-        title="Loading: from the disk to tensors in memory",
+        name=name,
+        title=f"Loading {results.model}: from the disk to tensors in memory",
         method=METHOD,
-        series=tuple(series for one in results for series in _series(one)),
-        marks=tuple(mark for one in results for mark in _marks(one)),
-        notes=tuple(note for one in results for note in _notes(one)),
+        series=tuple(_series(results)),
+        marks=tuple(_marks(results)),
+        notes=tuple(_notes(results)),
         run=this_run(("torch", "transformers", *PEERS), {}),
-        plot="loading.svg" if with_plot else "",
+        plot=plot,
     )
 
 
@@ -122,7 +124,6 @@ def _series(results: Results) -> list[Series]:
 
     def add(label: str, unit: str, values: Sequence[float]) -> None:
         if values:
-            label = f"{results.model}, {label}"
             found.append(Series(label=label, unit=unit, values=tuple(values)))
 
     add(
@@ -149,7 +150,6 @@ def _series(results: Results) -> list[Series]:
 
 def _marks(results: Results) -> list[Mark]:
     def floor(name: str, value: float, limit: float) -> Mark:
-        name = f"{results.model}, {name}"
         return Mark(name=name, value=value, unit="x", limit=limit, is_floor=True)
 
     own_s, best = results.cold_s(BRISK), results.best_peer()
@@ -172,15 +172,15 @@ def _marks(results: Results) -> list[Mark]:
             )
         ),
         Mark(
-            name=f"{results.model}, CPU with checksums",
+            name="CPU with checksums",
             value=cpu_s / (results.file_bytes / 1e9),
             unit="s/GB",
             limit=CPU_S_PER_GB,
         ),
     ]
     if in_place is not None:
-        name, value = f"{results.model}, in place from the pool", _median(in_place.call_s) * 1e3
-        marks.append(Mark(name=name, value=value, unit="ms", limit=IN_PLACE_MS))
+        value = _median(in_place.call_s) * 1e3
+        marks.append(Mark(name="in place from the pool", value=value, unit="ms", limit=IN_PLACE_MS))
     return marks
 
 
@@ -195,21 +195,21 @@ def _notes(results: Results) -> list[str]:
     elif not results.in_huge_pages:
         notes.append("fio had no huge pages, so that its figure understates the disk.")
     if (best := results.best_peer()) is not None:
-        notes.append(f"{results.model}: the fastest peer is {best}.")
+        notes.append(f"The fastest peer is {best}.")
     if not math.isnan(results.conversion_gb_per_s):
         speed = f"{results.conversion_gb_per_s:.2f} GB/s"
-        notes.append(f"{results.model}: converted into the stored form once, at {speed}.")
+        notes.append(f"Converted into the stored form once, at {speed}.")
     fresh, pool = (results.figures.get((name, "cold")) for name in (FRESH, BRISK))
     if fresh is not None and pool is not None:
-        notes.append(_where_fresh_memory_goes(results.model, fresh, pool))
+        notes.append(_where_fresh_memory_goes(fresh, pool))
     return notes
 
 
-def _where_fresh_memory_goes(model: str, fresh: Figures, pool: Figures) -> str:
+def _where_fresh_memory_goes(fresh: Figures, pool: Figures) -> str:
     more_s = _median(fresh.seconds) - _median(pool.seconds)
     system_s = _median(fresh.system_s) - _median(pool.system_s)
     return (
-        f"{model}: fresh memory costs {more_s:.2f} s more than the pool. Its "
+        f"Fresh memory costs {more_s:.2f} s more than the pool. Its "
         f"{_median(fresh.faults):.0f} page faults take {system_s:.2f} s more of the kernel's "
         "processor time, on all threads, for getting and clearing pages."
     )

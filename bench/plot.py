@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,8 @@ class Bar:
         return LIMIT if self.label.startswith("fio") else OTHERS
 
 
-def draw(path: Path, panels: Mapping[str, Sequence[Bar]]) -> None:
-    """Write an SVG with one panel per model, bars at the medians, whiskers from least to most.
+def draw(path: Path, title: str, bars: Sequence[Bar]) -> None:
+    """Write an SVG: bars at the medians, whiskers from the least to the most.
 
     Raises ImportError without matplotlib, which the extra `bench` brings.
     """
@@ -41,25 +41,20 @@ def draw(path: Path, panels: Mapping[str, Sequence[Bar]]) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "brisk"  # equal figures make equal files
     pyplot = importlib.import_module("matplotlib.pyplot")
-    rows = [len(bars) for bars in panels.values()]
-    size = (WIDTH_INCHES, BAR_INCHES * (sum(rows) + 4 * len(rows)))
-    figure, axes = pyplot.subplots(
-        len(panels), 1, figsize=size, squeeze=False, height_ratios=rows, layout="constrained"
+    size = (WIDTH_INCHES, BAR_INCHES * (len(bars) + 4))
+    figure, axis = pyplot.subplots(figsize=size, layout="constrained")
+    ordered = sorted(bars, key=lambda bar: bar.median)
+    below = [bar.median - min(bar.values) for bar in ordered]
+    above = [max(bar.values) - bar.median for bar in ordered]
+    axis.barh(
+        [bar.label for bar in ordered],
+        [bar.median for bar in ordered],
+        xerr=[below, above],
+        color=[bar.colour for bar in ordered],
+        ecolor="#475569",
+        capsize=2,
     )
-    for (model, bars), (axis,) in zip(panels.items(), axes, strict=True):
-        ordered = sorted(bars, key=lambda bar: bar.median)
-        medians = [bar.median for bar in ordered]
-        below = [bar.median - min(bar.values) for bar in ordered]
-        above = [max(bar.values) - bar.median for bar in ordered]
-        axis.barh(
-            [bar.label for bar in ordered],
-            medians,
-            xerr=[below, above],
-            color=[bar.colour for bar in ordered],
-            ecolor="#475569",
-            capsize=2,
-        )
-        axis.set_title(f"{model}, cold disk to usable memory", loc="left", fontsize=10)
-        axis.set_xlabel("GB/s, median and range")
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_xlabel("GB/s, median and range")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
