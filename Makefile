@@ -49,7 +49,7 @@ test: setup test-native ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 test-native: $(VENV)/.stamp ## run the C++ tests, plain and under the sanitizers
 	@export PATH=$(BIN):$$PATH; set -e; for preset in plain sanitize thread; do \
-	  (cd native && cmake --preset $$preset >/dev/null && cmake --build build/$$preset); \
+	  (cd native && cmake --preset $$preset >/dev/null && cmake --build build/$$preset --parallel $$(nproc)); \
 	  ctest --test-dir native/build/$$preset --output-on-failure; done
 fuzz: ## fuzz the native parsers, FUZZ_RUNS inputs each, where clang is there
 	@scripts/fuzz $(FUZZ_RUNS)
