@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,10 @@ def read_checksums(folder: Path) -> Mapping[str, tuple[int, ...]] | None:
     Raises InvalidCheckpointError for one that is damaged or of another version, and OSError.
     """
     path = folder / MANIFEST
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():  # a dangling link is damage
         return None
-    return {file.name: file.crc32c for file in parse_manifest(path).files}
+    found = parse_manifest(os.path.realpath(path, strict=True))  # a hub's cache consists of links
+    return {file.name: file.crc32c for file in found.files}
 
 
 def manifest_text(files: Sequence[ManifestFile], source: Mapping[str, object]) -> bytes:

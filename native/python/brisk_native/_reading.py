@@ -29,7 +29,7 @@ from brisk_native._types import (
     TensorInfo,
 )
 from brisk_native._views import octets_of, tensor_in, torch_type
-from brisk_native._weights import WeightFile, Weights
+from brisk_native._weights import WeightFile, Weights, stamp_of
 
 if TYPE_CHECKING:
     import torch
@@ -213,6 +213,9 @@ class _Handout:
         """Return all of it, once the read is over."""
         for file in self.weights.files:  # of those without a tensor, too
             self._check(file)
+            # Written to in place, or replaced by one with an equal header: parts may be of both.
+            if not file.path.exists() or stamp_of(file.path.stat()) != file.stamp:
+                raise FileChangedError(os.fspath(file.path), None, "changed while it was read")
         total = self.weights.file_bytes
         report = LoadReport(
             files=len(self.weights.files),

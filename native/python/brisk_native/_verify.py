@@ -9,6 +9,7 @@ from pathlib import Path
 
 from brisk_native._implementation import CancelToken, checksum_file
 from brisk_native._manifest import read_checksums
+from brisk_native._reading import checksums_of
 from brisk_native._types import CHUNK_BYTES, ChecksumError
 from brisk_native._weights import Weights, read_weights
 
@@ -42,6 +43,8 @@ def verify(
     """
     weights = read_weights(source)
     folder = Path(os.path.realpath(source))
+    if folder.is_dir():
+        checksums_of(folder, weights)  # refuses a manifest that leaves a weight file out
     checksums = (read_checksums(folder) if folder.is_dir() else None) or {}
     paths = {name: Path(os.path.realpath(folder / name, strict=True)) for name in checksums}
     total = sum(path.stat().st_size for path in paths.values())
