@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <system_error>
+#include <exception>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // Linux 5.14; older headers lack the name
@@ -33,7 +33,7 @@ BackgroundPopulate::BackgroundPopulate(const std::vector<std::span<std::byte>>& 
       }
       threads_.emplace_back([this] { populate(); });
     }
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {  // no thread, or no memory for one
     // Only speed is lost without these threads: the reads fault the pages in themselves.
     const std::lock_guard lock(mutex_);
     --running_;

@@ -145,17 +145,20 @@ class PinnedMemory {
     lease_ = std::make_unique<PinLease>(std::make_shared<const DeviceContext>(ordinal),
                                         writable(*buffer_));
   }
+  ~PinnedMemory() { close(); }
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
   // Pinning writes nothing; the driver takes addresses as if it would.
   [[nodiscard]] static std::span<std::byte> writable(const PinnedBuffer& buffer) {
     const std::span<const std::byte> bytes = buffer.bytes();
     return {const_cast<std::byte*>(bytes.data()), bytes.size()};
   }
   void close() {
-    {
-      const py::gil_scoped_release nogil;
-      lease_.reset();
-    }
-    buffer_.reset();
+    const auto buffer = std::move(buffer_);  // this call's: another thread may close, too
+    auto lease = std::move(lease_);
+    const py::gil_scoped_release nogil;
+    lease.reset();
   }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
