@@ -17,13 +17,13 @@ REQUESTS: Final = Counter(
     ["outcome", "reason"],
 )
 TIME_TO_FIRST_TOKEN: Final = Histogram(
-    "brisk_time_to_first_token_seconds",
+    "brisk_router_time_to_first_token_seconds",
     "From a request's arrival to its first token.",
     ["cold"],
     buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
 )
 INTER_TOKEN_LATENCY: Final = Histogram(
-    "brisk_inter_token_latency_seconds",
+    "brisk_router_inter_token_latency_seconds",
     "Time between two chunks divided by the tokens of the second.",
     buckets=(0.001, 0.003, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 10.0),
 )
@@ -32,8 +32,10 @@ E2E_REQUEST_LATENCY: Final = Histogram(
     "From a request's arrival to its last token.",
     buckets=(0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
 )
-RUNNING: Final = Gauge("brisk_num_requests_running", "Requests that have a slot.")
-WAITING: Final = Gauge("brisk_num_requests_waiting", "Requests that wait for a slot or a start.")
+RUNNING: Final = Gauge("brisk_router_num_requests_running", "Requests that have a slot.")
+WAITING: Final = Gauge(
+    "brisk_router_num_requests_waiting", "Requests that wait for a slot or start."
+)
 ROUTES: Final = Gauge("brisk_routes", "Instances that this router can send requests to.")
 HTTP_REQUESTS: Final = Counter(
     "brisk_http_requests", "HTTP requests answered; 499: the client left.", ["path", "code"]

@@ -61,7 +61,7 @@ def settings_for(paths: Sequence[str | os.PathLike[str]]) -> ReadSettings:
         if found is not None or sum(sizes.values()) < CALIBRATE_BYTES_MIN:
             return found or DEFAULTS
         return calibrate(largest)
-    except (OSError, ShortReadError):
+    except (MemoryError, OSError, ShortReadError):  # the read itself may do with less
         return DEFAULTS
 
 
@@ -79,7 +79,7 @@ def calibrate(path: str | os.PathLike[str]) -> ReadSettings:
         key = _key(path)
         best = _fastest(path)
         _known[key] = best
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
             _write(_cache_file(key), best)
         return best
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from brisk_native._device_map import DeviceMap, parse_device_map
 from brisk_native._device_reading import read_tensors_to_devices, torch_device
 from brisk_native._implementation import CancelToken, Pool
+from brisk_native._manifest import read_checksums
 from brisk_native._order import execution_order
 from brisk_native._reading import (
     LoadReport,
@@ -31,7 +32,8 @@ from brisk_native._reading import (
     memory_given_back,
     read_tensors,
 )
-from brisk_native._types import ReadSettings
+from brisk_native._types import InvalidHeaderError, InvalidModelError, ReadSettings
+from brisk_native._verify import check_files
 from brisk_native._weights import Weights, folder_of, read_weights
 
 if TYPE_CHECKING:
@@ -71,8 +73,8 @@ def load_model(
     uses them and as soon as they are there: `embed`, `layers.0` and so on, `head`. `progress` gets
     the bytes done and those there are, about every 20 ms. Both are called on the calling thread;
     if one raises, so does this call. Weights go to `pool`, or else to fresh memory; `verify`,
-    `settings` and `cancel` are as `load_tensors` has them. Whatever is raised, all memory of this
-    call is given back.
+    `settings` and `cancel` are as `load_tensors` has them; `verify` compares the other files of
+    brisk.json, too. Whatever is raised, all memory of this call is given back.
 
     Raises InvalidModelError naming file, tensor, expected and found if config and weights do not
     fit together, ImportError without torch and transformers, ValueError for a `dtype` that torch
@@ -226,10 +228,22 @@ class _Load:
         self._folder = folder_of(folder)
         self._dtype = dtype
         self._devices = parse_device_map(device)
-        self.weights = read_weights(folder, files=files)
+        self.weights = self._read_headers(folder, files, verify=verify)
         self._checksums = checksums_of(self._folder, self.weights) if verify else {}
+        weights = {file.name for file in self.weights.files}  # those are verified as they are read
+        check_files(self._folder, self._checksums, self._checksums.keys() - weights)
         self.groups = tuple(group.name for group in execution_order(self.weights.tensors))
         self.placed = _Placed(self.groups)
+
+    def _read_headers(
+        self, folder: str | os.PathLike[str], files: Sequence[str] | None, *, verify: bool
+    ) -> Weights:
+        try:
+            return read_weights(folder, files=files)
+        except InvalidHeaderError as error:  # damage must not pass for a wrong model
+            if verify and (checksums := read_checksums(self._folder)):
+                check_files(self._folder, checksums, [Path(error.path).name])
+            raise
 
     def run(
         self, options: ReadOptions, on_layer: OnGroup | None
@@ -238,6 +252,10 @@ class _Load:
         with memory_given_back():
             try:
                 return self._run(options, on_layer)
+            except InvalidModelError:  # it may be damage: the refusal came before all was read
+                names = [file.name for file in self.weights.files]
+                check_files(self._folder, self._checksums, names, options.cancel)
+                raise
             finally:
                 self.placed.close()
 

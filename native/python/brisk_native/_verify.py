@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,19 @@ def verify(
         compare(path, found, checksums[name])
         done = before + path.stat().st_size
     return Verification(weights=weights, files_checked=len(paths), bytes_checked=done)
+
+
+def check_files(
+    folder: Path,
+    checksums: Mapping[str, Sequence[int]],
+    names: Iterable[str],
+    cancel: CancelToken | None = None,
+) -> None:
+    """Raise ChecksumError for the first chunk of these files that is not as the manifest has it."""
+    for name in names:
+        if name in checksums:
+            path = Path(os.path.realpath(folder / name, strict=True))
+            compare(path, checksum_file(path, cancel=cancel), checksums[name])
 
 
 def compare(path: Path, found: Sequence[int], expected: Sequence[int]) -> None:

@@ -306,7 +306,8 @@ void bind_pool(py::module_& m) {
       .def("close", &Pool::close, py::call_guard<py::gil_scoped_release>(),
            "Let nothing more be allocated; the memory goes with its last view.")
       .def("__enter__", [](const std::shared_ptr<Pool>& self) { return self; })
-      .def("__exit__", [](Pool& self, const py::args&) {
+      .def("__exit__",
+           [](Pool& self, const py::args&) {
              const py::gil_scoped_release nogil;
              self.close();
            })

@@ -31,7 +31,7 @@ async def test_a_client_that_leaves_cancels_the_worker_within_one_message(
         stream.call.cancel()
         await house.worker.servicer.cancelled.acquire()  # no further token was needed for it
         assert worker.running == 0
-        await house.shows("brisk_num_requests_running 0.0")
+        await house.shows("brisk_router_num_requests_running 0.0")
         await house.shows('brisk_requests_total{outcome="cancelled",reason="CANCELLED"} 1.0')
 
 
@@ -44,9 +44,9 @@ async def test_a_client_that_leaves_in_line_or_in_prefill_leaves_nothing_behind(
         prefilling = house.inference.Generate(ask(4))
         await until(lambda: worker.running)
         in_line = house.inference.Generate(ask(4))
-        await house.shows("brisk_num_requests_waiting 1.0")
+        await house.shows("brisk_router_num_requests_waiting 1.0")
         in_line.cancel()
-        await house.shows("brisk_num_requests_waiting 0.0")
+        await house.shows("brisk_router_num_requests_waiting 0.0")
         prefilling.cancel()
         await house.worker.servicer.cancelled.acquire()
         assert len(worker.requests) == 1
@@ -69,8 +69,8 @@ async def test_a_client_that_does_not_read_is_let_go_at_the_deadline(
     async with run_house(redis_url, tmp_path, request_s_default=1.0) as house:
         await house.serve(house.worker.hold(FakeWorker(name="i1", tokens_per_chunk=1000)))
         stream = Stream(house.inference.Generate(ask(200_000)))
-        await house.shows("brisk_num_requests_running 1.0")
-        await house.shows("brisk_num_requests_running 0.0")
+        await house.shows("brisk_router_num_requests_running 1.0")
+        await house.shows("brisk_router_num_requests_running 0.0")
         line = 'brisk_requests_total{outcome="failed",reason="DEADLINE_EXCEEDED"} 1.0'
         assert line in house.router.metrics()
         answer = await stream.rest()
@@ -230,7 +230,7 @@ async def test_a_full_queue_of_one_model_does_not_close_the_others(
             house.worker.hold(FakeWorker(name="i2"), model="other"),
         )
         calls = [house.inference.Generate(ask(2)) for _ in range(2)]
-        await house.shows("brisk_num_requests_waiting 1.0")
+        await house.shows("brisk_router_num_requests_waiting 1.0")
         refused = await house.generate(ask(2))
         assert refused.error is not None
         assert refused.error.reason == Reason.QUEUE_FULL

@@ -166,7 +166,7 @@ async def test_slots_are_given_in_the_order_of_arrival(redis_url: str, tmp_path:
         running = []
         for waiting, name in enumerate(names):
             running.append(asyncio.create_task(house.generate(ask(2, request_id=name))))
-            await house.shows(f"brisk_num_requests_waiting {float(waiting)}")
+            await house.shows(f"brisk_router_num_requests_waiting {float(waiting)}")
             await until(lambda: worker.requests)
         for _ in range(2 * len(names)):
             pace.release()
@@ -210,10 +210,10 @@ async def test_what_happened_is_counted(redis_url: str, tmp_path: Path) -> None:
         for line in (
             'brisk_requests_total{outcome="finished",reason="FINISH_REASON_LENGTH"} 1.0',
             'brisk_requests_total{outcome="refused",reason="INVALID_SAMPLING"} 1.0',
-            'brisk_time_to_first_token_seconds_count{cold="false"} 1.0',
-            "brisk_inter_token_latency_seconds_count 3.0",
+            'brisk_router_time_to_first_token_seconds_count{cold="false"} 1.0',
+            "brisk_router_inter_token_latency_seconds_count 3.0",
             "brisk_e2e_request_latency_seconds_count 1.0",
-            "brisk_num_requests_running 0.0",
-            "brisk_num_requests_waiting 0.0",
+            "brisk_router_num_requests_running 0.0",
+            "brisk_router_num_requests_waiting 0.0",
         ):
             assert line in metrics, line

@@ -334,6 +334,26 @@ def test_a_flipped_bit_is_a_checksum_error_unless_nothing_shall_be_verified(
     load_model(folder, verify=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("model.safetensors", b'"F32"', b'"F33"'),  # the header is refused, but it is damage
+        ("model.safetensors", b"model.norm", b"model.nork"),  # so is a model without its norm
+        ("config.json", b'"rope_theta": 10000', b'"rope_theta": 10004'),  # nothing else would tell
+    ],
+)
+def test_damage_is_a_checksum_error_wherever_it_lies(
+    tmp_path: Path, tiny_model: Callable[[str], Path], name: str, old: bytes, new: bytes
+) -> None:
+    brisk_native.convert(tiny_model("llama"), tmp_path / "m")
+    content = (tmp_path / "m" / name).read_bytes()
+    assert old in content
+    (tmp_path / "m" / name).write_bytes(content.replace(old, new, 1))
+    with pytest.raises(brisk_native.ChecksumError) as caught:
+        load_model(tmp_path / "m")
+    assert caught.value.path.endswith(name)
+
+
 def test_the_package_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, brisk_native; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
