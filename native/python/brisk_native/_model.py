@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from brisk_native._device_map import DeviceMap, parse_device_map
 from brisk_native._device_reading import read_tensors_to_devices, torch_device
+from brisk_native._devices import HOST_BYTES
 from brisk_native._implementation import CancelToken, Pool
 from brisk_native._manifest import read_checksums
 from brisk_native._order import execution_order
@@ -56,12 +57,13 @@ def load_model(
     cancel: CancelToken | None = None,
     verify: bool = True,
     settings: ReadSettings | None = None,
+    host_bytes: int = HOST_BYTES,
 ) -> PreTrainedModel:
     """Return the causal language model in `folder`, in evaluation mode, its weights in place.
 
-    `device` is "cpu", or a CUDA device ("cuda", "cuda:1", 1) that the weights go to through a small
-    ring of host memory, or a map from paths of modules to CUDA devices, "" for all others: each
-    module named there then moves its inputs to its own device.
+    `device` is "cpu", or a CUDA device ("cuda", "cuda:1", 1) that the weights go to through a
+    ring of `host_bytes` (from 8 MiB) of host memory, or a map from paths of modules to CUDA
+    devices, "" for all others: each module named there then moves its inputs to its own device.
 
     `folder` is laid out as Hugging Face's are: config.json and safetensors, one file or shards, or
     the stored form. The model is what `AutoModelForCausalLM.from_pretrained` gives, but that it
@@ -81,7 +83,9 @@ def load_model(
     does not have or a map that leaves a parameter out, and what `load_tensors` does.
     """
     load = _Load(folder, None, device=device, dtype=dtype, verify=verify)
-    options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
+    options = ReadOptions(
+        pool=pool, settings=settings, progress=progress, cancel=cancel, host_bytes=host_bytes
+    )
     return load.run(options, on_layer)[0]
 
 
@@ -96,6 +100,7 @@ def start_loading(
     cancel: CancelToken | None = None,
     verify: bool = True,
     settings: ReadSettings | None = None,
+    host_bytes: int = HOST_BYTES,
 ) -> Loading:
     """Start to load a model on threads of its own; return the handle to it.
 
@@ -104,7 +109,9 @@ def start_loading(
     is called on the loading thread. The rest is as `load_model` has it.
     """
     cancel = cancel or CancelToken()
-    options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
+    options = ReadOptions(
+        pool=pool, settings=settings, progress=progress, cancel=cancel, host_bytes=host_bytes
+    )
     return Loading(_Load(folder, files, device=device, dtype=dtype, verify=verify), options, cancel)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from brisk_native._devices import HOST_BYTES
 from brisk_native._files import read_files
 from brisk_native._implementation import CancelToken, FileBuffer, Pool, parse_header_bytes
 from brisk_native._manifest import MANIFEST, read_checksums
@@ -72,7 +73,7 @@ class ReadOptions:
     settings: ReadSettings | None = None
     progress: Progress | None = None
     cancel: CancelToken | None = None
-    host_bytes: int = 128 * 1024 * 1024
+    host_bytes: int = HOST_BYTES
     """Of the ring that bytes for devices pass through."""
 
 

@@ -7,17 +7,25 @@ are not aligned for its type is copied. torch is imported by the first call, not
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brisk_native._device_map import parse_device_map
 from brisk_native._device_reading import read_tensors_to_devices
-from brisk_native._implementation import CancelToken, Pool, parse_header_bytes
+from brisk_native._devices import HOST_BYTES
+from brisk_native._implementation import CancelToken, Pool, crc32c, parse_header_bytes
 from brisk_native._reading import ReadOptions, checksums_of, read_tensors
-from brisk_native._types import FileChangedError, ReadSettings, ShortReadError, TensorInfo
+from brisk_native._types import (
+    CHUNK_BYTES,
+    ChecksumError,
+    FileChangedError,
+    ReadSettings,
+    ShortReadError,
+    TensorInfo,
+)
 from brisk_native._views import octets_of, tensor_in, torch_type
-from brisk_native._weights import Weights, folder_of, read_weights, stamp_of
+from brisk_native._weights import WeightFile, Weights, folder_of, read_weights, stamp_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +39,7 @@ def load_tensors(
     pool: Pool | None = None,
     verify: bool = True,
     settings: ReadSettings | None = None,
+    host_bytes: int = HOST_BYTES,
     on_layer: Callable[[str, dict[str, torch.Tensor]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -41,7 +50,7 @@ def load_tensors(
     float4_e2m1fn_x2 with half as many elements along the last dimension. On the CPU they lie in
     `pool`, or else in fresh memory; those of one file share it, so it goes back with the last of
     them. `device` may name a CUDA device ("cuda", "cuda:1", 1): they then share one allocation
-    there, and the bytes pass through a small ring of host memory.
+    there, and the bytes pass through a ring of `host_bytes` (from 8 MiB) of host memory.
 
     `on_layer` gets the tensors of one group after another, in the order in which a model uses
     them and as soon as they are there: `embed`, `layers.0` and so on, `head`. `progress` gets the
@@ -60,7 +69,9 @@ def load_tensors(
     target = parse_device_map(device)
     weights = read_weights(source)
     checksums = checksums_of(folder_of(source), weights) if verify else {}
-    options = ReadOptions(pool=pool, settings=settings, progress=progress, cancel=cancel)
+    options = ReadOptions(
+        pool=pool, settings=settings, progress=progress, cancel=cancel, host_bytes=host_bytes
+    )
     if target.is_cpu:
         return read_tensors(weights, checksums, options, on_layer).tensors
     (ordinal,) = target.used
@@ -85,26 +96,40 @@ def tensors_in(
     return {tensor.name: tensor_in(octets, tensor, tensor.offset) for tensor in header.tensors}
 
 
-def open_tensors(source: str | os.PathLike[str]) -> LazyTensors:
+def open_tensors(source: str | os.PathLike[str], *, verify: bool = True) -> LazyTensors:
     """Return the tensors of `source`, a folder or one safetensors file, to be read one by one.
 
-    Reads headers and index. Raises InvalidHeaderError, InvalidCheckpointError and OSError.
+    Reads headers and index. With `verify` the chunks that hold a tensor are checked against the
+    folder's brisk.json, where there is one, when they are first needed.
+
+    Raises InvalidHeaderError, InvalidCheckpointError and OSError.
     """
-    return LazyTensors(read_weights(source))
+    weights = read_weights(source)
+    return LazyTensors(weights, checksums_of(folder_of(source), weights) if verify else {})
 
 
 class LazyTensors(Mapping[str, "torch.Tensor"]):
     """The tensors of a checkpoint, in the order of its files; each is read when it is asked for.
 
     A tensor is fresh memory of its own each time. Holds no file open, may be used from several
-    threads. Getting one raises KeyError, FileChangedError if its file is not the one that was
-    opened, UnsupportedTypeError, ShortReadError, OSError and MemoryError.
+    threads, and in a `with` block, which does nothing. Getting one raises KeyError, ChecksumError
+    naming file, chunk and offset, FileChangedError if its file is not the one that was opened,
+    UnsupportedTypeError, ShortReadError, OSError and MemoryError.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, checksums: Mapping[str, Sequence[int]]) -> None:
+        """`checksums` has those of each chunk, by file; files that it lacks are not verified."""
         self.weights = weights
         """What the files contain."""
         self._places = weights.tensors
+        self._checksums = checksums
+        self._sound: set[tuple[str, int]] = set()  # chunks that were verified
+
+    def __enter__(self) -> LazyTensors:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
 
     def __getitem__(self, name: str) -> torch.Tensor:
         torch_type(self.info(name))
@@ -126,12 +151,34 @@ class LazyTensors(Mapping[str, "torch.Tensor"]):
     def read_bytes(self, name: str) -> bytearray:
         """Return a tensor's bytes as the file has them: of any type, known to torch or not."""
         file, tensor = self._places[name]
+        target = bytearray(tensor.size_bytes)
         with file.path.open("rb", buffering=0) as opened:
-            if stamp_of(os.fstat(opened.fileno())) != file.stamp:
-                raise FileChangedError(os.fspath(file.path), None, "changed since it was opened")
-            target = bytearray(tensor.size_bytes)
+            self._check_stamp(file, opened.fileno())
             _fill(opened.fileno(), memoryview(target), tensor.offset, file.path)
+            self._verify(file, tensor, opened.fileno())
+            self._check_stamp(file, opened.fileno())
         return target
+
+    def _check_stamp(self, file: WeightFile, fd: int) -> None:
+        if stamp_of(os.fstat(fd)) != file.stamp:
+            raise FileChangedError(os.fspath(file.path), None, "changed since it was opened")
+
+    def _verify(self, file: WeightFile, tensor: TensorInfo, fd: int) -> None:
+        """Check the chunks that hold the tensor, each once: its stamp vouches for it from then."""
+        expected = self._checksums.get(file.name)
+        if expected is None or not tensor.size_bytes:
+            return
+        first, last = tensor.offset, tensor.offset + tensor.size_bytes - 1
+        for chunk in range(first // CHUNK_BYTES, last // CHUNK_BYTES + 1):
+            if (file.name, chunk) in self._sound:
+                continue
+            begin = chunk * CHUNK_BYTES
+            block = bytearray(min(CHUNK_BYTES, file.header.file_bytes - begin))
+            _fill(fd, memoryview(block), begin, file.path)
+            if (found := crc32c(block)) != expected[chunk]:
+                detail = f"crc32c is {found:08x}, expected {expected[chunk]:08x}"
+                raise ChecksumError(os.fspath(file.path), chunk, begin, detail)
+            self._sound.add((file.name, chunk))
 
 
 def _fill(fd: int, target: memoryview, offset: int, path: Path) -> None:

@@ -157,9 +157,13 @@ def test_damage_a_raised_token_and_a_wrong_model_leave_nothing_on_the_device(
         load_model(folder, device="cuda", cancel=token)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(json.dumps({**json.loads(config), "num_hidden_layers": 3}))
+    (folder / "brisk.json").unlink()  # so that it is no damage
+    write_manifest(folder)
     with pytest.raises(brisk_native.InvalidModelError):
         load_model(folder, device="cuda")
     (folder / "config.json").write_text(config)
+    (folder / "brisk.json").unlink()
+    write_manifest(folder)
     flip(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1)
     with pytest.raises(brisk_native.ChecksumError):
         load_model(folder, device="cuda")

@@ -414,3 +414,19 @@ def test_the_python_implementation_loads_the_same_tensors(tmp_path: Path) -> Non
     command = [sys.executable, "-I", "-c", code]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout == "python [[0, 1, 2], [3, 4, 5]]\n"
+
+
+def test_a_tensor_read_alone_is_verified_by_the_chunks_that_hold_it(tmp_path: Path) -> None:
+    values = {"a": torch.arange(1_500_000.0), "b": torch.ones(1_500_000)}  # 6 MB each
+    save_file(values, tmp_path / "model.safetensors")
+    brisk_native.convert(tmp_path, tmp_path / "stored")
+    path = tmp_path / "stored" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with brisk_native.open(tmp_path / "stored") as tensors:
+        assert torch.equal(tensors["a"], values["a"])
+        with pytest.raises(ChecksumError) as caught:
+            tensors["b"]
+        assert (caught.value.chunk, caught.value.offset) == (2, 2 * CHUNK_BYTES)
+    assert not torch.equal(brisk_native.open(tmp_path / "stored", verify=False)["b"], values["b"])

@@ -24,6 +24,8 @@ _WORDS_CHARS_MAX: Final = 300
 
 def read_config(folder: Path) -> PretrainedConfig:
     """Return a folder's config. Raises InvalidModelError."""
+    if not (folder / CONFIG_FILE).exists():
+        raise InvalidModelError(CONFIG_FILE, None, "is missing from the folder")
     try:
         raw, _ = PretrainedConfig.get_config_dict(folder, local_files_only=True)
         _check_known(raw)
