@@ -142,15 +142,19 @@ async def test_closing_a_stream_frees_its_sequence(
 ) -> None:
     name = await deploy("llama")
     stream = await api.completions.create(
-        model=name, prompt="x", max_tokens=200, stream=True, extra_body={"ignore_eos": True}
+        model=name, prompt="x", max_tokens=9_000, stream=True, extra_body={"ignore_eos": True}
     )
-    await anext(aiter(stream))
-    assert await running(client, name) == 1
-    await stream.close()
+    chunks = aiter(stream)
+    await anext(chunks)
+
+    async def is_running() -> bool:
+        return await running(client, name) == 1
 
     async def is_free() -> bool:
         return await running(client, name) == 0
 
+    await until(is_running, "the sequence is reported")
+    await stream.close()
     await until(is_free, "the sequence is freed")
 
 

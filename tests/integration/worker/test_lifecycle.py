@@ -102,7 +102,7 @@ async def test_a_leaving_worker_takes_nothing_new(tmp_path: Path, redis_url: str
 async def test_what_cannot_finish_in_time_gets_one_typed_error(
     tmp_path: Path, redis_url: str
 ) -> None:
-    with run_cluster(tmp_path, redis_url, drain_s="0.5", announce_s="0") as cluster:
+    with run_cluster(tmp_path, redis_url, drain_s="1", announce_s="0") as cluster:
         info = await cluster.import_model(DEMO_MODEL, "demo")
         async with connect(cluster.worker.grpc) as stub:
             await load(stub, load_request(info, "i", slots=1, context_tokens_max=1024))
