@@ -21,8 +21,6 @@ from typing import Final
 
 from services.common.clock import wall_clock
 from services.common.errors import (
-    InvalidArgumentError,
-    NotFoundError,
     Reason,
     ResourceExhaustedError,
 )
@@ -38,7 +36,6 @@ from services.storemgr.store import Store, identity, make_durable
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINK: Final = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
-_NO_PATH: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 _SPARE_BYTES: Final = 1 << 20  # for folders and the manifest
 _TICK: Final = timedelta(microseconds=1)
 
@@ -99,7 +96,7 @@ class Importer:
         ResourceExhaustedError (DISK_FULL), OSError, and JobStoppedError once `job` is stopped;
         whatever it raises, the store is as it was.
         """
-        files = _survey(order.source.folder)
+        files = survey(order.source.folder)
         inspect(files)  # refuse what is plainly wrong before any of it is moved
         plan = _plan(order, files)
         self._check_room(plan)
@@ -195,23 +192,6 @@ class Importer:
                 "available_bytes": str(available_bytes),
             },
         )
-
-
-def _survey(folder: Path) -> tuple[ModelFile, ...]:
-    try:
-        return survey(folder)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            "there is no folder at source_path", reason=Reason.SOURCE_NOT_FOUND
-        ) from error
-    except NotADirectoryError as error:
-        raise InvalidArgumentError("source_path is not a folder") from error
-    except PermissionError as error:
-        raise InvalidArgumentError("the store manager must not read source_path") from error
-    except OSError as error:
-        if error.errno not in _NO_PATH:
-            raise
-        raise InvalidArgumentError("source_path leads nowhere") from error
 
 
 def _link(path: Path, target: Path) -> bool:
