@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from brisk_native._device_map import parse_device_map
 from brisk_native._device_reading import read_tensors_to_devices
-from brisk_native._devices import HOST_BYTES
+from brisk_native._device_types import HOST_BYTES
 from brisk_native._implementation import CancelToken, Pool, crc32c, parse_header_bytes
 from brisk_native._reading import ReadOptions, checksums_of, read_tensors
 from brisk_native._types import (
     CHUNK_BYTES,
-    ChecksumError,
     FileChangedError,
     ReadSettings,
     ShortReadError,
     TensorInfo,
 )
+from brisk_native._verify import compare_chunk, compare_count
 from brisk_native._views import octets_of, tensor_in, torch_type
 from brisk_native._weights import WeightFile, Weights, folder_of, read_weights, stamp_of
 
@@ -151,11 +151,11 @@ class LazyTensors(Mapping[str, "torch.Tensor"]):
     def read_bytes(self, name: str) -> bytearray:
         """Return a tensor's bytes as the file has them: of any type, known to torch or not."""
         file, tensor = self._places[name]
-        target = bytearray(tensor.size_bytes)
         with file.path.open("rb", buffering=0) as opened:
             self._check_stamp(file, opened.fileno())
-            _fill(opened.fileno(), memoryview(target), tensor.offset, file.path)
             self._verify(file, tensor, opened.fileno())
+            target = bytearray(tensor.size_bytes)
+            _fill(opened.fileno(), memoryview(target), tensor.offset, file.path)
             self._check_stamp(file, opened.fileno())
         return target
 
@@ -168,6 +168,7 @@ class LazyTensors(Mapping[str, "torch.Tensor"]):
         expected = self._checksums.get(file.name)
         if expected is None or not tensor.size_bytes:
             return
+        compare_count(file.path, -(-file.header.file_bytes // CHUNK_BYTES), expected)
         first, last = tensor.offset, tensor.offset + tensor.size_bytes - 1
         for chunk in range(first // CHUNK_BYTES, last // CHUNK_BYTES + 1):
             if (file.name, chunk) in self._sound:
@@ -175,9 +176,7 @@ class LazyTensors(Mapping[str, "torch.Tensor"]):
             begin = chunk * CHUNK_BYTES
             block = bytearray(min(CHUNK_BYTES, file.header.file_bytes - begin))
             _fill(fd, memoryview(block), begin, file.path)
-            if (found := crc32c(block)) != expected[chunk]:
-                detail = f"crc32c is {found:08x}, expected {expected[chunk]:08x}"
-                raise ChecksumError(os.fspath(file.path), chunk, begin, detail)
+            compare_chunk(file.path, chunk, crc32c(block), expected)
             self._sound.add((file.name, chunk))
 
 

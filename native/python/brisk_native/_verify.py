@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brisk_native._implementation import CancelToken, checksum_file
-from brisk_native._manifest import read_checksums
 from brisk_native._reading import checksums_of
 from brisk_native._types import CHUNK_BYTES, ChecksumError
 from brisk_native._weights import Weights, read_weights
@@ -43,9 +42,7 @@ def verify(
     """
     weights = read_weights(source)
     folder = Path(os.path.realpath(source))
-    if folder.is_dir():
-        checksums_of(folder, weights)  # refuses a manifest that leaves a weight file out
-    checksums = (read_checksums(folder) if folder.is_dir() else None) or {}
+    checksums = checksums_of(folder, weights) if folder.is_dir() else {}
     paths = {name: Path(os.path.realpath(folder / name, strict=True)) for name in checksums}
     total = sum(path.stat().st_size for path in paths.values())
     done = 0
@@ -77,11 +74,21 @@ def check_files(
 
 def compare(path: Path, found: Sequence[int], expected: Sequence[int]) -> None:
     """Raise ChecksumError for the first chunk of `path` that is not as expected."""
-    if len(found) != len(expected):
-        first = min(len(found), len(expected))
-        detail = f"the file has {len(found)} chunks, {len(expected)} checksums were given"
+    compare_count(path, len(found), expected)
+    for chunk, actual in enumerate(found):
+        compare_chunk(path, chunk, actual, expected)
+
+
+def compare_count(path: Path, chunks: int, expected: Sequence[int]) -> None:
+    """Raise ChecksumError if a file of so many chunks has another number of checksums."""
+    if chunks != len(expected):
+        first = min(chunks, len(expected))
+        detail = f"the file has {chunks} chunks, {len(expected)} checksums were given"
         raise ChecksumError(os.fspath(path), first, first * CHUNK_BYTES, detail)
-    for chunk, (actual, wanted) in enumerate(zip(found, expected, strict=True)):
-        if actual != wanted:
-            detail = f"crc32c is {actual:08x}, expected {wanted:08x}"
-            raise ChecksumError(os.fspath(path), chunk, chunk * CHUNK_BYTES, detail)
+
+
+def compare_chunk(path: Path, chunk: int, actual: int, expected: Sequence[int]) -> None:
+    """Raise ChecksumError if this chunk's checksum is not as expected."""
+    if actual != expected[chunk]:
+        detail = f"crc32c is {actual:08x}, expected {expected[chunk]:08x}"
+        raise ChecksumError(os.fspath(path), chunk, chunk * CHUNK_BYTES, detail)

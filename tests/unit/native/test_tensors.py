@@ -430,3 +430,19 @@ def test_a_tensor_read_alone_is_verified_by_the_chunks_that_hold_it(tmp_path: Pa
             tensors["b"]
         assert (caught.value.chunk, caught.value.offset) == (2, 2 * CHUNK_BYTES)
     assert not torch.equal(brisk_native.open(tmp_path / "stored", verify=False)["b"], values["b"])
+
+
+def test_a_manifest_with_too_few_checksums_is_a_checksum_error_for_a_tensor_alone(
+    tmp_path: Path,
+) -> None:
+    save_file({"a": torch.ones(1_500_000)}, tmp_path / "model.safetensors")
+    brisk_native.convert(tmp_path, tmp_path / "stored")
+    with (tmp_path / "stored" / "model.safetensors").open("rb") as file:
+        size = len(file.read())
+    document = json.loads((tmp_path / "stored" / "brisk.json").read_text())
+    (entry,) = (one for one in document["files"] if one["name"] == "model.safetensors")
+    entry["crc32c"], entry["size_bytes"] = entry["crc32c"][:1], CHUNK_BYTES
+    (tmp_path / "stored" / "brisk.json").write_text(json.dumps(document))
+    assert size > CHUNK_BYTES
+    with pytest.raises(ChecksumError, match="has 2 chunks, 1 checksums were given"):
+        brisk_native.open(tmp_path / "stored")["a"]
