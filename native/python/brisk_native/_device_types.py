@@ -8,7 +8,10 @@ Exception
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+HOST_BYTES: Final = 128 * 1024 * 1024
+"""Of the ring of host memory that bytes pass through, unless a call says otherwise."""
 
 
 class DeviceError(Exception):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from brisk_native import _implementation
 from brisk_native._calibration import settings_for
-from brisk_native._device_types import DeviceLoadResult, DevicePiece
+from brisk_native._device_types import HOST_BYTES, DeviceLoadResult, DevicePiece
 from brisk_native._implementation import CancelToken, DeviceBuffer
 from brisk_native._types import ReadSettings
-
-HOST_BYTES: Final = 128 * 1024 * 1024
 
 
 def read_to_devices(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from brisk_native._device_map import DeviceMap, parse_device_map
 from brisk_native._device_reading import read_tensors_to_devices, torch_device
-from brisk_native._devices import HOST_BYTES
+from brisk_native._device_types import HOST_BYTES
 from brisk_native._implementation import CancelToken, Pool
 from brisk_native._manifest import read_checksums
 from brisk_native._order import execution_order

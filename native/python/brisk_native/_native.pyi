@@ -6,7 +6,7 @@ from typing import Final, Self, final
 
 from typing_extensions import Buffer, CapsuleType
 
-from brisk_native._device_types import DeviceInfo, DeviceLoadResult, DevicePiece
+from brisk_native._device_types import HOST_BYTES, DeviceInfo, DeviceLoadResult, DevicePiece
 from brisk_native._types import Counters, Header, Manifest, ReadResult, ReadSettings
 
 CRC32C_IN_HARDWARE: Final[bool]
@@ -159,7 +159,7 @@ def read_to_devices(
     allocations: Sequence[DeviceBuffer | tuple[int, int]],
     *,
     settings: ReadSettings,
-    host_bytes: int = 128 * 1024 * 1024,
+    host_bytes: int = HOST_BYTES,
     streams: int = 2,
     expected_crc32c: Sequence[Sequence[int] | None] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -172,7 +172,7 @@ def copy_to_devices(
     pieces: Sequence[DevicePiece | tuple[int, int, int, int, int]],
     allocations: Sequence[DeviceBuffer | tuple[int, int]],
     *,
-    host_bytes: int = 128 * 1024 * 1024,
+    host_bytes: int = HOST_BYTES,
     streams: int = 2,
     progress: Callable[[int], None] | None = None,
     milestones: Sequence[int] = (),

@@ -8,7 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, final
 
-from brisk_native._device_types import DeviceError, DeviceInfo, DeviceLoadResult, DevicePiece
+from brisk_native._device_types import (
+    HOST_BYTES,
+    DeviceError,
+    DeviceInfo,
+    DeviceLoadResult,
+    DevicePiece,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -122,7 +128,7 @@ def read_to_devices(
     allocations: Sequence[DeviceBuffer | tuple[int, int]],
     *,
     settings: ReadSettings,
-    host_bytes: int = 128 * 1024 * 1024,
+    host_bytes: int = HOST_BYTES,
     streams: int = 2,
     expected_crc32c: Sequence[Sequence[int] | None] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -139,7 +145,7 @@ def copy_to_devices(
     pieces: Sequence[DevicePiece | tuple[int, int, int, int, int]],
     allocations: Sequence[DeviceBuffer | tuple[int, int]],
     *,
-    host_bytes: int = 128 * 1024 * 1024,
+    host_bytes: int = HOST_BYTES,
     streams: int = 2,
     progress: Callable[[int], None] | None = None,
     milestones: Sequence[int] = (),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from brisk_native._devices import HOST_BYTES
+from brisk_native._device_types import HOST_BYTES
 from brisk_native._files import read_files
 from brisk_native._implementation import CancelToken, FileBuffer, Pool, parse_header_bytes
 from brisk_native._manifest import MANIFEST, read_checksums

@@ -189,8 +189,8 @@ class ReadResult:
     """Size of those that were read through it."""
 
 
-class InvalidHeaderError(ValueError):
-    """A file's safetensors header is damaged, lies, or is beyond the limits of this module."""
+class _UnbelievedError(ValueError):
+    """What a file says of its tensors is not to be believed, or does not fit."""
 
     def __init__(self, path: str, tensor: str | None, reason: str) -> None:
         super().__init__(path, tensor, reason)
@@ -205,6 +205,10 @@ class InvalidHeaderError(ValueError):
         if self.tensor is None:
             return f"{self.path}: {self.reason}"
         return f"{self.path}: tensor {shown(self.tensor)}: {self.reason}"
+
+
+class InvalidHeaderError(_UnbelievedError):
+    """A file's safetensors header is damaged, lies, or is beyond the limits of this module."""
 
 
 class FileChangedError(InvalidHeaderError):
@@ -225,22 +229,8 @@ class InvalidCheckpointError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-class InvalidAdapterError(ValueError):
+class InvalidAdapterError(_UnbelievedError):
     """A folder's config and weights do not make up a LoRA adapter."""
-
-    def __init__(self, path: str, tensor: str | None, reason: str) -> None:
-        super().__init__(path, tensor, reason)
-        self.path = path
-        """The file at fault."""
-        self.tensor = tensor
-        """The tensor at fault; None if the fault lies in none."""
-        self.reason = reason
-        """What is wrong."""
-
-    def __str__(self) -> str:
-        if self.tensor is None:
-            return f"{self.path}: {self.reason}"
-        return f"{self.path}: tensor {shown(self.tensor)}: {self.reason}"
 
 
 class InvalidModelError(ValueError):

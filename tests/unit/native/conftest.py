@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import brisk_native
 import pytest
 
+from tests.fakes import cuda_driver
 from tests.unit.native import loaders
 
 # Big enough to take longer than the 20 ms between two progress calls on any machine, and made of
@@ -32,6 +36,21 @@ def long_file(tmp_path: Path) -> Path:
     path.touch()
     os.truncate(path, LONG_READ_BYTES)
     return path
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[cuda_driver.Driver]:
+    """Run on the stand-in, which must be left as clean as it was found."""
+    driver = cuda_driver.load()
+    if driver is None or not loaders.is_built():
+        pytest.skip("there is no compiler here")
+    monkeypatch.setenv("BRISK_CUDA_DRIVER", str(driver.path))
+    brisk_native.devices()
+    driver.reset()
+    yield driver
+    gc.collect()
+    assert driver.is_clean()
+    driver.reset()
 
 
 def noise(size: int) -> bytes:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import brisk_native
 import pytest
 from brisk_native import (
     CHUNK_BYTES,
@@ -24,21 +23,6 @@ from tests.gpu.promises import SETTINGS, DevicePromises, check, content, split
 from tests.unit.native import loaders
 
 __all__ = ["content"]
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[cuda_driver.Driver]:
-    """Run on the stand-in, which must be left as clean as it was found."""
-    driver = cuda_driver.load()
-    if driver is None or not loaders.is_built():
-        pytest.skip("there is no compiler here")
-    monkeypatch.setenv("BRISK_CUDA_DRIVER", str(driver.path))
-    brisk_native.devices()
-    driver.reset()
-    yield driver
-    gc.collect()
-    assert driver.is_clean()
-    driver.reset()
 
 
 @pytest.mark.usefixtures("standin")

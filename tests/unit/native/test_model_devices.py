@@ -5,11 +5,10 @@ A device map splits a model over two devices; whatever fails, nothing is left on
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from transformers import MixtralConfig
 
 from tests.fakes import cuda_driver
 from tests.models import KINDS, reference_greedy
-from tests.unit.native import loaders
 from tests.unit.native.test_model import TINY, assert_equals_reference, save
 from tests.unit.native.test_tensors import check_same, flip, write_manifest
 
@@ -33,21 +31,6 @@ SPLIT: dict[str, str | int | torch.device] = {
     "model.layers.0": torch.device("cuda:0"),
 }
 OUT_OF_MEMORY = 2
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[cuda_driver.Driver]:
-    """Run on the stand-in, which must be left as clean as it was found."""
-    driver = cuda_driver.load()
-    if driver is None or not loaders.is_built():
-        pytest.skip("there is no compiler here")
-    monkeypatch.setenv("BRISK_CUDA_DRIVER", str(driver.path))
-    brisk_native.devices()
-    driver.reset()
-    yield driver
-    gc.collect()
-    assert driver.is_clean()
-    driver.reset()
 
 
 def greedy(model: torch.nn.Module, tokens: int) -> list[int]:
