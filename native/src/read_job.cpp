@@ -10,6 +10,7 @@
 #include "brisk/counters.hpp"
 #include "brisk/crc32c.hpp"
 #include "brisk/errors.hpp"
+#include "brisk/own_code.hpp"
 
 namespace brisk {
 namespace {
@@ -83,8 +84,8 @@ void ReadJob::open_rings(const SystemCalls& calls) {
     options_.threads = static_cast<unsigned>(rings_.size());
     return;
   }
-  // As many reads in flight as four threads have, but not more than the sink has room for.
-  constexpr unsigned kThreads = 4;
+  // A thread for each read that the ring would have in flight, as far as that pays.
+  constexpr unsigned kThreads = 16;
   const unsigned most = std::min(kThreadsMax, reads_in_flight_max(options_));
   options_.threads = std::max(options_.threads, std::min(kThreads, most));
   options_.engine = Engine::kPread;
@@ -93,6 +94,7 @@ void ReadJob::open_rings(const SystemCalls& calls) {
 void ReadJob::run(const Watch& watch) {
   // Nothing is read yet: what the watch does now, such as cancelling, holds for the first task.
   if (watch) watch(0, 0);
+  fault_in_own_code();
   try {
     start();
     await_end(watch);

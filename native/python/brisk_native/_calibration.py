@@ -25,10 +25,8 @@ DEFAULTS: Final = ReadSettings()
 
 CANDIDATES: Final = (
     DEFAULTS,
-    ReadSettings(engine="pread", threads=2, read_bytes=4 * CHUNK_BYTES),
-    ReadSettings(engine="uring", threads=1, depth=8),
-    ReadSettings(engine="uring", threads=1, depth=4, read_bytes=4 * CHUNK_BYTES),
-    ReadSettings(engine="uring", threads=2, depth=8),
+    ReadSettings(engine="pread", threads=16),
+    ReadSettings(engine="uring", threads=4, depth=16),  # where one core cannot check what comes
 )
 """The default first."""
 

@@ -140,12 +140,12 @@ class PoolFullError(MemoryError):
 class ReadSettings:
     """How files are read. Limits are checked by the call that takes them, with ValueError."""
 
-    engine: Literal["pread", "uring"] = "pread"
+    engine: Literal["pread", "uring"] = "uring"
     """Threads that read one thing at a time, or io_uring, where `depth` reads are in flight per
-    thread. Where the kernel refuses io_uring, threads read; ReadResult.engine tells."""
-    threads: int = 4
+    thread. Where the kernel refuses io_uring, up to 16 threads read; ReadResult.engine tells."""
+    threads: int = 2
     """1 to 64."""
-    depth: int = 1
+    depth: int = 16
     """1 to 64; counts for io_uring only."""
     read_bytes: int = CHUNK_BYTES
     """Size of one read: a multiple of CHUNK_BYTES up to four of them."""
