@@ -49,6 +49,7 @@ def prepare(place: Path, model: Model) -> Forms:
     """Write `model` into folders under `place`. Raises OSError if there is no room for two."""
     whole = place / WHOLE
     write(whole, model)
+    brisk_native.calibrate(whole / "model.safetensors")  # once for a file system
     tensors = _mapped(whole / "model.safetensors")
     folders, notes = {WHOLE: whole}, []
     conversion = brisk_native.convert(whole, place / STORED)

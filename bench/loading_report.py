@@ -13,7 +13,8 @@ from bench.report import DOCUMENTS, Mark, Report, Series, this_run
 METHOD = (
     "Random weights of the published shapes, each loader in fresh processes and in a shuffled "
     "order in each round. Imports come before the clock, and so does the faulting-in of Brisk's "
-    "pool, which a service does once at its start; 'fresh memory' is Brisk without one. Seconds "
+    "pool, which a service does once at its start, and the calibration, which is done once for a "
+    "file system; 'fresh memory' is Brisk without a pool. Seconds "
     "run from the call until every page of every tensor was touched, less what touching takes "
     "once all is there. Cold: the page cache was dropped after the imports; warm: the files "
     "were read once before. Brisk verifies the checksum of every chunk, the peers verify none. "
