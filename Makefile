@@ -11,7 +11,7 @@ PROTOS := $(shell find protos -name '*.proto')
 NATIVE := $(shell find native -type f -not -path '*/build/*' -not -name '*.pyc')
 FUZZ_RUNS ?= 2000000
 BUF := @bufbuild/buf@1.75.0
-CHECKED := services sdk/python/brisk_client native/python scripts bench tests examples
+CHECKED := services sdk/python/brisk_client native/python scripts bench sim tests examples
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -72,6 +72,8 @@ fmt: setup ## format Python and C++
 bench: setup ## run all benchmarks that can run here in full and write docs/benchmarks/
 	@for program in bench/[a-z]*.py; do \
 	  grep -q __main__ $$program || continue; $(BIN)/python $$program || [ $$? -eq 2 ] || failed=1; done; exit $${failed:-0}
+sim: setup ## simulate clusters of 4 to 10,000 nodes under five policies, write docs/benchmarks/simulation*.md
+	@$(BIN)/python -m sim $(SIM_ARGS)
 lock: ## resolve the dependencies again and write requirements.lock
 	@scripts/lock $(PYTHON)
 hooks: setup ## install the pre-commit hooks
@@ -79,4 +81,4 @@ hooks: setup ## install the pre-commit hooks
 clean: ## remove all that the other verbs made, the data folder excepted
 	@rm -rf $(VENV) .venv-* .tools gen native/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup proto native demo demo-large up down test test-native fuzz lint lint-proto type check fmt bench lock hooks clean
+.PHONY: help setup proto native demo demo-large up down test test-native fuzz lint lint-proto type check fmt bench sim lock hooks clean
