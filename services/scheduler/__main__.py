@@ -28,6 +28,7 @@ from services.scheduler.catalogue import Catalogue
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.deployments import Deployments
 from services.scheduler.election import Election
+from services.scheduler.estimates import Priors
 from services.scheduler.imports import Chores, Imports
 from services.scheduler.shell import Reign
 from services.scheduler.state import Limits
@@ -93,6 +94,7 @@ def _wire(
     chores = Chores()
     stack.push_async_callback(chores.close)
     workers = GrpcWorkers(pool, load_s_max=config.load_s_max)
+    stores = GrpcStores(pool)
     peers = RegistryPeers(Registry(redis))
     deployments = Deployments(RedisRecords(redis))
     election = Election(
@@ -100,11 +102,11 @@ def _wire(
         locator=LeaderLocator(redis),
         identity=identity,
         deployments=deployments,
-        make_reign=_reigns(config, workers, peers),
+        make_reign=_reigns(config, workers, stores, peers),
     )
     catalogue = Catalogue(
         deployments=deployments,
-        imports=Imports(stores=GrpcStores(pool), peers=peers, chores=chores),
+        imports=Imports(stores=stores, peers=peers, chores=chores),
         workers=workers,
         chores=chores,
     )
@@ -124,18 +126,32 @@ def _wire(
 
 
 def _reigns(
-    config: SchedulerConfig, workers: GrpcWorkers, peers: RegistryPeers
+    config: SchedulerConfig, workers: GrpcWorkers, stores: GrpcStores, peers: RegistryPeers
 ) -> Callable[[int, int, Callable[[], BriskError]], Reign]:
     """Return how to begin a reign."""
-    limits = Limits(learning_s=config.learning_s, waiters_max=config.waiters_max)
+    limits = Limits(
+        learning_s=config.learning_s,
+        waiters_max=config.waiters_max,
+        turn_s=config.turn_s,
+        reuse_s=config.reuse_s,
+    )
+    priors = Priors(
+        dram_bytes_per_s=config.dram_bytes_per_s,
+        ssd_bytes_per_s=config.ssd_bytes_per_s,
+        peer_bytes_per_s=config.peer_bytes_per_s,
+        remote_bytes_per_s=config.remote_bytes_per_s,
+        init_s=config.init_s,
+    )
 
     def begin(epoch: int, term: int, why_over: Callable[[], BriskError]) -> Reign:
         return Reign(
             epoch=epoch,
             term=term,
             workers=workers,
+            stores=stores,
             peers=peers,
             limits=limits,
+            priors=priors,
             watchers_max=config.watchers_max,
             why_over=why_over,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.common.errors import BriskError
 from services.common.model import ModelRef, StartProgress, StartReport
 from services.common.placement import Route
+from services.scheduler.choice import Candidate, Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class StartLoad:
     context_tokens_max: int
     memory_bytes: int
     request_id: str  # the request that has waited for longest, for the log
+    placement_id: str = ""  # the start that it belongs to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,28 @@ class WakeAt:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explain:
+    """Keep why a start goes where it goes: to be told when somebody asks."""
+
+    placement_id: str
+    deployment: str
+    request_ids: tuple[str, ...]
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Keep how a load went, beside what was predicted."""
+
+    placement_id: str
+    instance_id: str
+    expected: Candidate
+    ordered_s: float  # when it was ordered
+    report: StartReport | None  # None: it failed
+    error: BriskError | None = None
+
+
 Action = (
     StartLoad
     | CancelLoad
@@ -98,4 +122,6 @@ Action = (
     | RouteUp
     | RouteDown
     | WakeAt
+    | Explain
+    | Outcome
 )

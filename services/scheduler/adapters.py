@@ -31,7 +31,8 @@ from services.common.wire import (
 )
 from services.scheduler.actions import StartLoad, StartUnload
 from services.scheduler.deployments import MARK
-from services.scheduler.ports import ImportProgress, Peer
+from services.scheduler.ports import ImportProgress, Peer, StoreContents
+from services.scheduler.residency import Stored
 
 DESCRIBE_S_MAX: Final = 1.0  # a worker that takes longer does not answer
 CHECK_S_MAX: Final = 120.0
@@ -151,6 +152,16 @@ class GrpcStores:
             request = storage_pb2.DescribeRequest()
             response = await _told(stub.Describe(request, timeout=STORE_S_MAX))
         return tuple(model_info_from_proto(stored.info) for stored in response.models)
+
+    async def contents(self, address: str) -> StoreContents:
+        """See the port."""
+        with self._pool.use(address) as channel:
+            stub = storage_grpc.StorageServiceStub(channel)
+            request = storage_pb2.DescribeRequest()
+            response = await _told(stub.Describe(request, timeout=DESCRIBE_S_MAX))
+        return StoreContents(
+            stored=tuple(Stored(model_info_from_proto(each.info).ref) for each in response.models)
+        )
 
     async def delete(self, address: str, model: ModelRef) -> None:
         """See the port."""

@@ -25,3 +25,17 @@ class SchedulerConfig(ServiceConfig):
     """Seconds in which a new leader hears of workers before it says that there are none."""
     load_s_max: float = Field(default=1800.0, gt=0.0, le=86_400.0)
     """Longest load of a model in seconds."""
+    turn_s: float = Field(default=30.0, gt=0.0, le=86_400.0)
+    """Seconds that a start waits for room before busy instances are drained for it."""
+    reuse_s: float = Field(default=60.0, ge=0.0, le=86_400.0)
+    """How far ahead, in seconds, the next use of an evicted model counts when a place is chosen."""
+    dram_bytes_per_s: float = Field(default=8e9, gt=0.0)
+    """Bandwidth from a node's memory to a device that is assumed until loads have been measured."""
+    ssd_bytes_per_s: float = Field(default=1.5e9, gt=0.0)
+    """The same from a node's disk."""
+    peer_bytes_per_s: float = Field(default=1e9, gt=0.0)
+    """The same from another node."""
+    remote_bytes_per_s: float = Field(default=2e8, gt=0.0)
+    """The same from a remote store."""
+    init_s: float = Field(default=0.1, gt=0.0)
+    """Seconds that a model takes around its weights, assumed until starts have been measured."""

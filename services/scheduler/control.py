@@ -13,9 +13,10 @@ from brisk.control.v1 import control_service_pb2 as pb2
 from brisk.control.v1 import control_service_pb2_grpc as pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common.clock import monotonic_s
-from services.common.errors import InvalidArgumentError
+from services.common.clock import monotonic_s, wall_clock
+from services.common.errors import InvalidArgumentError, NotFoundError, Reason
 from services.common.model import ModelInfo
+from services.common.names import shorten
 from services.common.wire import (
     duration_from_proto,
     duration_to_proto,
@@ -28,6 +29,7 @@ from services.scheduler import view
 from services.scheduler.catalogue import Catalogue, DeployWish
 from services.scheduler.deployment import Deployment, Spec, SpecWish
 from services.scheduler.election import Election
+from services.scheduler.explaining import explanation
 from services.scheduler.ports import ImportProgress, Peers
 from services.scheduler.starts import unknown
 from services.scheduler.view import DeploymentView, NodeView
@@ -112,7 +114,7 @@ class ControlServicer(pb2_grpc.ControlServiceServicer):
         reign = await self._election.leader()
         stores = await self._peers.stores()
         return pb2.ListNodesResponse(
-            nodes=[_node(each) for each in view.nodes(reign.state, stores)],
+            nodes=[_node(each) for each in view.nodes(reign.state, stores, monotonic_s())],
             leader_id=self._scheduler_id,
             leader_epoch=reign.epoch,
         )
@@ -124,6 +126,17 @@ class ControlServicer(pb2_grpc.ControlServiceServicer):
         reign = await self._election.leader()
         instances = view.instances(reign.state, monotonic_s())
         return pb2.ListInstancesResponse(instances=[instance_to_proto(each) for each in instances])
+
+    async def Explain(self, request: pb2.ExplainRequest, context: Context) -> pb2.ExplainResponse:
+        """Tell why a start went where it went; see the proto."""
+        reign = await self._election.leader()
+        placement = reign.explanations.find(request.id)
+        if placement is None:
+            raise NotFoundError(
+                f"no placement is known for {shorten(request.id)}",
+                reason=Reason.PLACEMENT_NOT_FOUND,
+            )
+        return explanation(placement, now_s=monotonic_s(), wall=wall_clock())
 
 
 def _wish(request: pb2.DeployRequest) -> DeployWish:
@@ -148,6 +161,12 @@ def _spec_wish(spec: pb2.DeploymentSpec) -> SpecWish:
         keep_alive_s=duration_from_proto(spec.keep_alive) if spec.HasField("keep_alive") else None,
         slots=spec.slots if spec.HasField("slots") else None,
         context_tokens_max=spec.context_tokens_max if spec.HasField("context_tokens_max") else None,
+        priority=spec.priority if spec.HasField("priority") else None,
+        min_replicas=spec.min_replicas if spec.HasField("min_replicas") else None,
+        max_replicas=spec.max_replicas if spec.HasField("max_replicas") else None,
+        target_concurrency=spec.target_concurrency if spec.HasField("target_concurrency") else None,
+        max_queue=spec.max_queue if spec.HasField("max_queue") else None,
+        learns_keep_alive=spec.learned_keep_alive,
     )
 
 
@@ -172,6 +191,12 @@ def _spec(spec: Spec) -> pb2.DeploymentSpec:
         keep_alive=duration_to_proto(keep_alive_s),
         slots=spec.slots,
         context_tokens_max=spec.context_tokens_max,
+        priority=spec.priority,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas,
+        target_concurrency=spec.target_concurrency or spec.slots,
+        max_queue=spec.max_queue,
+        learned_keep_alive=spec.learns_keep_alive,
     )
 
 
@@ -186,4 +211,12 @@ def _node(node: NodeView) -> pb2.Node:
         node_id=node.node_id,
         storemgr_address=node.storemgr_address,
         workers=[worker_state_to_proto(each) for each in node.workers],
+        io=pb2.NodeIo(
+            loads=node.io.loads,
+            wait=duration_to_proto(node.io.wait_s),
+            ssd_bytes_per_s=round(node.io.ssd_bytes_per_s),
+            dram_bytes_per_s=round(node.io.dram_bytes_per_s),
+            models_on_ssd=node.io.models_on_ssd,
+            models_in_dram=node.io.models_in_dram,
+        ),
     )

@@ -8,11 +8,13 @@ handed back; actions are to be done in their order, and their outcomes come back
 from __future__ import annotations
 
 from services.common.placement import InstanceState
-from services.scheduler import leaving, reports, starts
+from services.scheduler import autoscale, leaving, loads, reports, starts
 from services.scheduler.actions import Action, WakeAt
+from services.scheduler.estimates import Estimates, Priors
 from services.scheduler.events import (
     AcquireCancelled,
     AcquireRequested,
+    DemandReported,
     DeploymentPut,
     DeploymentRemoved,
     Event,
@@ -20,6 +22,9 @@ from services.scheduler.events import (
     LoadProgressed,
     LoadSucceeded,
     Released,
+    StoreChanged,
+    StoreLost,
+    StoreReported,
     Tick,
     UnloadFailed,
     UnloadRefused,
@@ -28,14 +33,29 @@ from services.scheduler.events import (
     WorkerReported,
     WorkersLearned,
 )
-from services.scheduler.grants import expire, keep_alive_ends_s, release, remind_of_keep_alive
+from services.scheduler.grants import (
+    expire,
+    keep_alive_ends_s,
+    refresh_kept,
+    release,
+    remind_of_keep_alive,
+)
 from services.scheduler.instance import Exit, Instance
 from services.scheduler.placement import place_new, place_waiting
-from services.scheduler.state import Limits, Start, State, Turn
+from services.scheduler.soonest import Soonest
+from services.scheduler.state import Limits, Policy, State, Turn
 from services.scheduler.timers import Kind
 
 
-def new_state(*, epoch: int, term: int = 0, now_s: float, limits: Limits | None = None) -> State:
+def new_state(
+    *,
+    epoch: int,
+    term: int = 0,
+    now_s: float,
+    limits: Limits | None = None,
+    policy: Policy | None = None,
+    priors: Priors | None = None,
+) -> State:
     """Return what the leader of `epoch` knows when it begins: nothing yet.
 
     A leader that loses its lease and wins it back in time keeps its epoch; `term` counts that.
@@ -46,16 +66,19 @@ def new_state(*, epoch: int, term: int = 0, now_s: float, limits: Limits | None 
         instance_prefix=f"i{epoch:x}.{term}" if term else f"i{epoch:x}",
         learning_until_s=now_s + limits.learning_s,
         limits=limits,
+        policy=policy or Soonest(),
+        estimates=Estimates(priors or Priors()),
     )
 
 
 def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     """Return the state after `event` and what is to be done about it."""
+    state.turn += 1
     turn = Turn(state, event.now_s)
     _forget_gone(turn)
     _handle(turn, event)
-    if turn.is_room_changed:
-        place_waiting(turn)
+    autoscale.follow_all(turn)
+    place_waiting(turn)
     wake_s = state.timers.next_s()
     if wake_s is not None and wake_s != state.wake_s:
         state.wake_s = wake_s
@@ -63,13 +86,15 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     return state, tuple(turn.actions)
 
 
-def _handle(turn: Turn, event: Event) -> None:
+def _handle(turn: Turn, event: Event) -> None:  # noqa: PLR0912 - a case for each kind of event
     match event:
         case AcquireRequested():
             if (start := starts.acquire(turn, event)) is not None:
                 place_new(turn, start)
         case AcquireCancelled():
             starts.cancel(turn, event)
+        case DemandReported():
+            autoscale.hear(turn, event)
         case Released():
             release(turn, event.request_id)
         case WorkerReported():
@@ -79,6 +104,8 @@ def _handle(turn: Turn, event: Event) -> None:
         case WorkersLearned():
             turn.state.learning_until_s = min(turn.state.learning_until_s, turn.now_s)
             turn.is_room_changed = True
+        case StoreReported() | StoreChanged() | StoreLost():
+            reports.follow_store(turn, event)
         case DeploymentPut():
             _put(turn, event)
         case DeploymentRemoved():
@@ -104,14 +131,16 @@ def _handle_outcome(
     is_loading = instance.state is InstanceState.LOADING
     match event:
         case LoadProgressed() if is_loading:
-            starts.tell(turn, turn.state.starts[instance.deployment], event.progress)
+            starts.tell(turn, turn.state.starts[instance.start_key], event.progress)
         case LoadSucceeded() if is_loading:
             _loaded(turn, instance, event)
         case LoadFailed() if is_loading:
-            start = turn.state.starts[instance.deployment]
+            start = turn.state.starts[instance.start_key]
+            loads.fail(turn, instance, event.error)
             leaving.end(turn, instance)
             starts.start_failed(turn, start, instance.worker_id, event.error)
         case UnloadSucceeded():
+            leaving.learn(turn, instance)
             leaving.end(turn, instance)
         case UnloadRefused() if instance.exit is Exit.IF_IDLE:
             _stays(turn, instance)
@@ -122,16 +151,15 @@ def _handle_outcome(
 
 
 def _loaded(turn: Turn, instance: Instance, event: LoadSucceeded) -> None:
+    loads.succeed(turn, instance, event.start)
     leaving.stay(turn, instance)
     instance.ready_s = turn.now_s
-    start = turn.state.starts[instance.deployment]
-    starts.serve(turn, instance, event.start)
-    if start.waiters:  # they all exclude it, whatever their router means by that
-        starts.restart(turn, start)
+    starts.finish(turn, instance, event.start)
 
 
 def _stays(turn: Turn, instance: Instance) -> None:
     """Take an instance back that refused to go; one that is outdated by now has to drain."""
+    turn.state.evicted_s.pop(instance.deployment, None)
     worker = turn.state.workers[instance.worker_id]
     deployment = turn.state.deployments.get(instance.deployment)
     if worker.draining:
@@ -145,30 +173,35 @@ def _stays(turn: Turn, instance: Instance) -> None:
     else:
         instance.exit = Exit.DRAINED
         leaving.order_unload(turn, instance)
-    turn.is_room_changed = True  # who counted on its memory has to look elsewhere
+    turn.changed[instance.device] = None  # who counted on its memory has to look elsewhere
 
 
 def _put(turn: Turn, event: DeploymentPut) -> None:
     state, deployment = turn.state, event.deployment
     before = state.deployments.get(deployment.name)
     state.deployments[deployment.name] = deployment
+    turn.scaled[deployment.name] = None
+    state.held_until_s.pop(deployment.name, None)
     if before is None:
         return
     if before.serves_like(deployment):
+        refresh_kept(turn, deployment.name)
         for instance in state.instances_of(deployment.name):
             remind_of_keep_alive(state, instance)
         return
     _retire_all(turn, deployment.name)
-    if (start := state.starts.get(deployment.name)) is not None:
+    for start in state.starts_of(deployment.name):
         starts.restart(turn, start)
 
 
 def _remove(turn: Turn, event: DeploymentRemoved) -> None:
     state = turn.state
-    if state.deployments.pop(event.name, None) is None:
+    if (before := state.deployments.pop(event.name, None)) is None:
         return
-    start: Start | None = state.starts.get(event.name)
-    if start is not None:
+    state.estimates.forget_model(event.name, before.model.ref)
+    state.held_until_s.pop(event.name, None)
+    state.habits.pop(event.name, None)
+    for start in state.starts_of(event.name):
         starts.refuse_all(turn, start, starts.unknown(event.name, state.deployments))
     _retire_all(turn, event.name)
 
@@ -187,7 +220,16 @@ def _tick(turn: Turn) -> None:
             case Kind.GRANT:
                 expire(turn, key)
             case Kind.QUEUE:
-                turn.is_room_changed = True
+                if key:
+                    turn.again[key] = None
+                else:
+                    turn.is_room_changed = True
+            case Kind.ROUTER:
+                autoscale.forget_if_silent(turn, key)
+            case Kind.AHEAD:
+                autoscale.start_ahead(turn, key)
+            case Kind.SCALE:
+                turn.scaled[key] = None
             case Kind.SILENCE:
                 reports.lose_if_silent(turn, key)
             case Kind.KEEP_ALIVE | Kind.UNLOAD:
@@ -208,7 +250,13 @@ def _tick_instance(turn: Turn, instance: Instance, kind: Kind) -> None:
 
 
 def _forget_gone(turn: Turn) -> None:
-    """Drop what no late report can list any more; the oldest come first."""
+    """Drop what no late report can list any more, and old evictions; the oldest come first."""
+    evicted, rest_s = turn.state.evicted_s, turn.state.limits.rest_s
+    while evicted:
+        deployment, at_s = next(iter(evicted.items()))
+        if turn.now_s - at_s < rest_s:
+            break
+        del evicted[deployment]
     gone = turn.state.gone
     while gone:
         instance_id, until_s = next(iter(gone.items()))

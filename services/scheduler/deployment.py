@@ -18,6 +18,9 @@ SLOTS_MAX: Final = 256
 CONTEXT_TOKENS_RESERVED_MAX: Final = 2048  # per slot; but one sequence of full length always fits
 CONTEXT_TOKENS_UNSTATED: Final = 2048  # for a model whose config states no limit
 CONTEXT_TOKENS_MAX: Final = 2**31 - 1
+REPLICAS_MAX: Final = 1000
+PRIORITY_MAX: Final = 10
+MAX_QUEUE_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,12 @@ class Spec:
     keep_alive_s: float | None  # None: an idle instance stays for ever
     slots: int
     context_tokens_max: int
+    priority: int = 0  # a step counts like having come a turn earlier
+    min_replicas: int = 0
+    max_replicas: int = 1
+    target_concurrency: int | None = None  # sequences to an instance; None: as many as its slots
+    max_queue: int | None = None  # requests that wait for an instance; None: no limit of its own
+    learns_keep_alive: bool = False  # from its idle times; then keep_alive_s holds until it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,12 @@ class SpecWish:
     keep_alive_s: float | None = None  # negative: for ever
     slots: int | None = None
     context_tokens_max: int | None = None
+    priority: int | None = None
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    target_concurrency: int | None = None
+    max_queue: int | None = None
+    learns_keep_alive: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,7 @@ class Deployment:
 
 def check_wish(wish: SpecWish) -> None:
     """Check what needs no knowledge of the model. Raises InvalidArgumentError (INVALID_SPEC)."""
+    _check_scale(wish)
     if wish.slots is not None and not 1 <= wish.slots <= SLOTS_MAX:
         raise _invalid(f"slots must be between 1 and {SLOTS_MAX}. Given: {wish.slots}")
     if wish.context_tokens_max is not None and wish.context_tokens_max < 1:
@@ -84,6 +100,24 @@ def check_wish(wish: SpecWish) -> None:
         )
 
 
+def _check_scale(wish: SpecWish) -> None:
+    for what, value, least, most in (
+        ("priority", wish.priority, -PRIORITY_MAX, PRIORITY_MAX),
+        ("min_replicas", wish.min_replicas, 0, REPLICAS_MAX),
+        ("max_replicas", wish.max_replicas, 1, REPLICAS_MAX),
+        ("target_concurrency", wish.target_concurrency, 1, REPLICAS_MAX * SLOTS_MAX),
+        ("max_queue", wish.max_queue, 1, MAX_QUEUE_MAX),
+    ):
+        if value is not None and not least <= value <= most:
+            raise _invalid(f"{what} must be between {least} and {most}. Given: {value}")
+    least_allowed = wish.min_replicas or 0
+    if wish.max_replicas is not None and wish.max_replicas < least_allowed:
+        raise _invalid(
+            f"max_replicas must be at least min_replicas, {least_allowed}. "
+            f"Given: {wish.max_replicas}"
+        )
+
+
 def settle(wish: SpecWish, model: ModelInfo) -> Spec:
     """Return the specification with defaults filled in from `model`.
 
@@ -91,6 +125,7 @@ def settle(wish: SpecWish, model: ModelInfo) -> Spec:
     """
     check_wish(wish)
     limit = model.context_tokens_max
+    min_replicas = wish.min_replicas or 0
     tokens = wish.context_tokens_max
     if tokens is not None and limit and tokens > limit:
         raise _invalid(
@@ -102,6 +137,12 @@ def settle(wish: SpecWish, model: ModelInfo) -> Spec:
         keep_alive_s=keep_alive_s if keep_alive_s >= 0.0 else None,
         slots=SLOTS_DEFAULT if wish.slots is None else wish.slots,
         context_tokens_max=tokens or limit or CONTEXT_TOKENS_UNSTATED,
+        priority=wish.priority or 0,
+        min_replicas=min_replicas,
+        max_replicas=wish.max_replicas or max(1, min_replicas),
+        target_concurrency=wish.target_concurrency,
+        max_queue=wish.max_queue,
+        learns_keep_alive=wish.learns_keep_alive,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from services.common.errors import BriskError, UnavailableError
 from services.common.log import get_logger
@@ -140,6 +140,12 @@ def to_json(deployment: Deployment) -> str:
             "keep_alive_s": spec.keep_alive_s,
             "slots": spec.slots,
             "context_tokens_max": spec.context_tokens_max,
+            "priority": spec.priority,
+            "min_replicas": spec.min_replicas,
+            "max_replicas": spec.max_replicas,
+            "target_concurrency": spec.target_concurrency,
+            "max_queue": spec.max_queue,
+            "learns_keep_alive": spec.learns_keep_alive,
         },
     }
     return json.dumps(fields, sort_keys=True)
@@ -171,9 +177,42 @@ def from_json(name: str, text: str) -> Deployment:
             keep_alive_s=None if keep_alive_s is None else float(keep_alive_s),
             slots=_count(spec, "slots"),
             context_tokens_max=_count(spec, "context_tokens_max"),
+            **_scale(spec),
         ),
         created_at=datetime.fromisoformat(_text(fields, "created_at")),
     )
+
+
+class _Scale(TypedDict):
+    """What of a specification earlier versions did not write."""
+
+    priority: int
+    min_replicas: int
+    max_replicas: int
+    target_concurrency: int | None
+    max_queue: int | None
+    learns_keep_alive: bool
+
+
+def _scale(spec: Mapping[str, Any]) -> _Scale:
+    priority = spec.get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise TypeError("priority is not a number")
+    learns = spec.get("learns_keep_alive", False)
+    if not isinstance(learns, bool):
+        raise TypeError("learns_keep_alive is neither true nor false")
+    return _Scale(
+        priority=priority,
+        min_replicas=_count({"min_replicas": 0, **spec}, "min_replicas"),
+        max_replicas=_count({"max_replicas": 1, **spec}, "max_replicas"),
+        target_concurrency=_optional(spec, "target_concurrency"),
+        max_queue=_optional(spec, "max_queue"),
+        learns_keep_alive=learns,
+    )
+
+
+def _optional(fields: Mapping[str, Any], key: str) -> int | None:
+    return None if fields.get(key) is None else _count(fields, key)
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.common.errors import BriskError
-from services.common.model import StartProgress, StartReport
+from services.common.model import ModelRef, StartProgress, StartReport
 from services.common.placement import WorkerState
 from services.scheduler.deployment import Deployment
+from services.scheduler.residency import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,35 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreReported:
+    """A node's store manager told which models it has, and for how long it is busy with others."""
+
+    now_s: float
+    node_id: str
+    stored: tuple[Stored, ...]
+    busy_s: float = 0.0  # until a read that is asked for now would begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreChanged:
+    """A store has changed since its node told everything."""
+
+    now_s: float
+    node_id: str
+    stored: tuple[Stored, ...] = ()  # new, or in another tier
+    removed: tuple[ModelRef, ...] = ()
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLost:
+    """A node's store manager is gone."""
+
+    now_s: float
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AcquireRequested:
     """A request needs an instance. Its id is unique among those that wait."""
 
@@ -57,6 +89,23 @@ class AcquireRequested:
     request_id: str
     deployment: str
     excluded: frozenset[str] = frozenset()
+    deadline_s: float = math.inf  # until when it wants to wait
+
+
+class Line(NamedTuple):
+    """How many requests of a router wait for a slot of a deployment's instances."""
+
+    deployment: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandReported:
+    """A router told all its lines; it repeats that for as long as there are any."""
+
+    now_s: float
+    router_id: str
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +189,12 @@ Event = (
     | WorkerReported
     | WorkersLearned
     | WorkerLost
+    | StoreReported
+    | StoreChanged
+    | StoreLost
     | AcquireRequested
     | AcquireCancelled
+    | DemandReported
     | Released
     | LoadProgressed
     | LoadSucceeded

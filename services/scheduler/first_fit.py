@@ -52,6 +52,13 @@ class FirstFit:
         """Return the largest number; there must be a device."""
         return self._built()[1]
 
+    def argmax(self) -> DeviceKey:
+        """Return the first device of those with the largest number; there must be one."""
+        key = self.first(self.largest())
+        if key is None:
+            raise LookupError("no device")
+        return key
+
     def first(self, least: int, *, after: DeviceKey | None = None) -> DeviceKey | None:
         """Return the first device, behind `after` if given, that has at least `least`."""
         tree = self._built()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from services.common.model import PhaseDuration, StartPhase, StartReport, Tier
 from services.common.placement import InstanceState
 from services.scheduler import actions
+from services.scheduler.habits import stays_until_s
 from services.scheduler.instance import Instance
 from services.scheduler.state import Start, State, Turn, Waiter
 from services.scheduler.timers import Kind
@@ -59,10 +61,32 @@ def expire(turn: Turn, request_id: str) -> None:
 def refresh_idle(turn: Turn, instance: Instance) -> None:
     """Work out since when an instance is idle from its grants and its worker's word."""
     since_s = instance.reported_idle_since_s
-    if instance.state is not InstanceState.READY or instance.grants or since_s is None:
+    is_free = instance.state is InstanceState.READY and not instance.grants
+    if not is_free or since_s is None or _is_kept(turn.state, instance):
         set_idle(turn, instance, None)
     else:
         set_idle(turn, instance, max(since_s, instance.released_s))
+
+
+def refresh_kept(turn: Turn, deployment: str) -> None:
+    """After instances have come or gone: others of them may be those that always stay."""
+    known = turn.state.deployments.get(deployment)
+    if known is not None and known.spec.min_replicas > 0:
+        for instance in turn.state.instances_of(deployment):
+            refresh_idle(turn, instance)
+
+
+def _is_kept(state: State, instance: Instance) -> bool:
+    """Whether an instance is one of those that its deployment always has."""
+    known = state.deployments.get(instance.deployment)
+    if known is None or known.spec.min_replicas == 0:
+        return False
+    ready = (
+        each.instance_id
+        for each in state.instances_of(instance.deployment)
+        if each.state is InstanceState.READY
+    )
+    return instance.instance_id in tuple(islice(ready, known.spec.min_replicas))
 
 
 def set_idle(turn: Turn, instance: Instance, since_s: float | None) -> None:
@@ -73,7 +97,8 @@ def set_idle(turn: Turn, instance: Instance, since_s: float | None) -> None:
     instance.idle_since_s = since_s
     turn.state.ledger.count(instance)
     if since_s is not None:
-        turn.is_room_changed = turn.is_room_changed or was_s is None
+        if was_s is None:
+            turn.changed[instance.device] = None
         remind_of_keep_alive(turn.state, instance)
 
 
@@ -89,6 +114,10 @@ def keep_alive_ends_s(state: State, instance: Instance) -> float | None:
     deployment = state.deployments.get(instance.deployment)
     if deployment is None or instance.idle_since_s is None:
         return None
+    if deployment.spec.learns_keep_alive:
+        until_s = stays_until_s(state, deployment, instance.idle_since_s)
+        if until_s is not None:
+            return until_s
     keep_alive_s = deployment.spec.keep_alive_s
     return None if keep_alive_s is None else instance.idle_since_s + keep_alive_s
 

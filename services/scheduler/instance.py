@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from services.common.model import ModelRef
 from services.common.placement import InstanceState
+from services.scheduler.choice import Candidate
 from services.scheduler.first_fit import DeviceKey
 
 
@@ -40,6 +41,11 @@ class Instance:
     reported_idle_since_s: float | None = None  # what its worker says, pins left aside
     released_s: float = -math.inf  # when a grant was last given back
     ready_s: float = 0.0
+    busy_since_s: float | None = None  # since when it has had sequences; None: it has none
+    leaving_since_s: float = 0.0
+    expected: Candidate | None = None  # what was predicted when its load was ordered
+    placement_id: str = ""  # the placement that it came of; empty if another leader's
+    start_key: str = ""  # the start, while it is loading
     is_reported: bool = False  # whether a report of its worker has listed it
     unload_in_flight: bool = False
     unload_failures: int = 0

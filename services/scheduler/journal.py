@@ -1,7 +1,12 @@
-"""One log line for each decision, and what it means in numbers."""
+"""One log line for each decision, and what it means in numbers.
+
+At debug level each line holds the whole event and all that was decided, so that `replay` can decide
+again; otherwise it is what a person wants to know.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Final
 
@@ -9,35 +14,83 @@ from services.common.log import get_logger
 from services.common.placement import InstanceState
 from services.scheduler import actions, events, metrics
 from services.scheduler.actions import Action
+from services.scheduler.choice import Candidate
+from services.scheduler.codec import encode, encode_actions, encode_event
 from services.scheduler.deployment import Deployment
+from services.scheduler.estimates import Priors
 from services.scheduler.events import Event
-from services.scheduler.state import State
+from services.scheduler.misses import misses
+from services.scheduler.replay import BEGUN, DECIDED
+from services.scheduler.state import Limits, State
 
-log = get_logger("services.scheduler.decisions")
+LOGGER: Final = "services.scheduler.decisions"
+log = get_logger(LOGGER)
 
-_FREQUENT = (events.WorkerReported, events.LoadProgressed, events.Tick, events.Released)
+_FREQUENT = (
+    events.WorkerReported,
+    events.StoreReported,
+    events.StoreChanged,
+    events.LoadProgressed,
+    events.Tick,
+    events.Released,
+    events.DemandReported,
+)
+_TOLD_MAX: Final = 4  # candidates of a choice that a log line names
 _IDS: Final = {
     "request_id": "request",
     "deployment": "deployment",
     "name": "deployment",
     "worker_id": "worker",
     "instance_id": "instance",
+    "node_id": "node",
+    "router_id": "router",
 }
 _Facts = dict[str, object]  # what a log line takes
 
 
-def write(epoch: int, event: Event, done: tuple[Action, ...], took_s: float) -> None:
+def begin(*, epoch: int, term: int, now_s: float, limits: Limits, priors: Priors) -> None:
+    """Log how a reign begins: with this and the decisions' lines it can be replayed."""
+    log.info(
+        BEGUN,
+        epoch=epoch,
+        term=term,
+        now_s=now_s,
+        limits=encode(limits),
+        priors=encode(priors),
+    )
+
+
+def write(
+    epoch: int,
+    event: Event,
+    done: tuple[Action, ...],
+    took_s: float,
+    *,
+    is_beginning: bool = False,
+) -> None:
     """Log and count a decision; one that changes nothing is worth a debug line."""
     kind = type(event).__name__
     metrics.DECISIONS.labels(kind).inc()
     metrics.DECISION_SECONDS.observe(took_s)
     _count(event, done)
     told = [_brief(each) for each in done if not isinstance(each, actions.WakeAt)]
-    is_dull = isinstance(event, _FREQUENT) and all(
-        isinstance(each, actions.TellProgress | actions.WakeAt) for each in done
+    is_dull = is_beginning or (
+        isinstance(event, _FREQUENT)
+        and all(isinstance(each, actions.TellProgress | actions.WakeAt) for each in done)
     )
     say = log.debug if is_dull else log.info
-    say("decided", kind=kind, epoch=epoch, actions=told, took_us=round(took_s * 1e6), **_ids(event))
+    whole: _Facts = {}
+    if logging.getLogger(LOGGER).isEnabledFor(logging.DEBUG):
+        whole = {"input": encode_event(event), "output": encode_actions(done)}
+    say(
+        DECIDED,
+        kind=kind,
+        epoch=epoch,
+        actions=told,
+        took_us=round(took_s * 1e6),
+        **_ids(event),
+        **whole,
+    )
 
 
 def export(state: State) -> None:
@@ -98,7 +151,35 @@ def _brief(action: Action) -> _Facts:
             facts |= {"instance": action.instance_id}
         case actions.WakeAt():
             facts |= {"at_s": action.at_s}
+        case actions.Explain():
+            facts |= {"placement": action.placement_id, "deployment": action.deployment}
+            if action.choice.chosen is not None:
+                facts |= {"chosen": _candidate(action.choice.chosen)}
+            others = [_candidate(each) for each in action.choice.considered[:_TOLD_MAX]]
+            facts |= {"considered": others, "candidates": len(action.choice.considered)}
+        case actions.Outcome():
+            facts |= {"placement": action.placement_id, "instance": action.instance_id}
+            facts |= {"expected": _candidate(action.expected)}
+            if action.report is not None:
+                took = misses(action.expected, action.report)
+                facts |= {"took_ms": {each.phase: _ms(each.actual_s) for each in took}}
     return facts
+
+
+def _candidate(candidate: Candidate) -> _Facts:
+    """Return a candidate in few words."""
+    key = candidate.device
+    return {
+        "way": candidate.way.value,
+        "device": f"{key.worker_id}/{key.device_id}",
+        "tier": candidate.tier.value,
+        "start_ms": round(candidate.estimate.total_ms, 1),
+        "loss_ms": round(candidate.loss_ms, 1),
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 1)
 
 
 def _count(event: Event, done: tuple[Action, ...]) -> None:
@@ -118,6 +199,11 @@ def _count(event: Event, done: tuple[Action, ...]) -> None:
                     for each in action.start.phases:
                         phase = metrics.START_PHASE_SECONDS.labels(each.phase.value)
                         phase.observe(each.duration_s)
+            case actions.Outcome() if action.report is not None:
+                tier = action.expected.tier.value
+                for miss in misses(action.expected, action.report):
+                    errors = metrics.ESTIMATE_ERROR_SECONDS.labels(miss.phase, tier)
+                    errors.observe(miss.error_s)
             case actions.Refuse():
                 metrics.ACQUIRES.labels(action.error.reason).inc()
             case _:

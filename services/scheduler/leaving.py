@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from services.common.placement import InstanceState
-from services.scheduler import actions
-from services.scheduler.grants import refresh_idle
+from services.scheduler import actions, loads
+from services.scheduler.grants import refresh_idle, refresh_kept
 from services.scheduler.instance import Exit, Instance
 from services.scheduler.state import Turn
 from services.scheduler.timers import Kind
+
+
+def make_way(turn: Turn, instance: Instance) -> None:
+    """Evict an idle instance for another deployment's start."""
+    turn.state.evicted_s.pop(instance.deployment, None)  # the newest are last
+    turn.state.evicted_s[instance.deployment] = turn.now_s
+    evict(turn, instance)
 
 
 def evict(turn: Turn, instance: Instance) -> None:
@@ -49,6 +56,7 @@ def stay(turn: Turn, instance: Instance) -> None:
     instance.reported_idle_since_s = None
     turn.state.ledger.count(instance)
     turn.do(actions.RouteUp(route=turn.state.route_of(instance)))
+    refresh_kept(turn, instance.deployment)
 
 
 def order_unload(turn: Turn, instance: Instance) -> None:
@@ -72,7 +80,7 @@ def repeat_unload_later(turn: Turn, instance: Instance) -> None:
     instance.unload_in_flight = False
     instance.unload_failures += 1
     turn.state.ledger.count(instance)
-    turn.is_room_changed = True  # who counted on its memory has to look elsewhere
+    turn.changed[instance.device] = None  # who counted on its memory has to look elsewhere
     due_s = turn.now_s + min(pause_s, limits.unload_backoff_s_max)
     turn.state.timers.push(due_s, Kind.UNLOAD, instance.instance_id)
 
@@ -85,15 +93,27 @@ def end(turn: Turn, instance: Instance) -> None:
 
 def vanish(turn: Turn, instance: Instance) -> None:
     """Enter that an instance is not there any more; if a report lists it again, it is back."""
+    turn.scaled[instance.deployment] = None
+    loads.end(turn, instance)
     if instance.state is InstanceState.READY:
         turn.do(actions.RouteDown(instance_id=instance.instance_id))
     turn.state.remove(instance)
-    turn.is_room_changed = True
+    refresh_kept(turn, instance.deployment)
+    turn.changed[instance.device] = None
+
+
+def learn(turn: Turn, instance: Instance) -> None:
+    """Learn how long an idle instance took to leave."""
+    if instance.is_gone_soon and instance.exit is Exit.IF_IDLE:
+        turn.state.estimates.learn_unload(turn.now_s - instance.leaving_since_s)
 
 
 def _leave(turn: Turn, instance: Instance, how: Exit) -> None:
+    loads.end(turn, instance)
     if instance.state is InstanceState.READY:
         turn.do(actions.RouteDown(instance_id=instance.instance_id))
     instance.state, instance.exit = InstanceState.LEAVING, how
+    instance.leaving_since_s = turn.now_s
     refresh_idle(turn, instance)
     turn.state.ledger.count(instance)
+    refresh_kept(turn, instance.deployment)

@@ -12,13 +12,25 @@ A claim keeps later starts from taking what an earlier one waits for; that is wh
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from services.common.placement import InstanceState
+from services.scheduler.capacity import Capacity
 from services.scheduler.first_fit import DeviceKey, FirstFit
 from services.scheduler.instance import Instance
+from services.scheduler.sorted_blocks import SortedBlocks
+
+_RANKS_PER_S: Final = 20  # how finely nodes are told apart by when their I/O will be free
+
+
+class Place(NamedTuple):
+    """A start's place in the queue: the least comes first."""
+
+    came_s: float
+    arrival: int
+    key: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,24 +43,26 @@ class DeviceLedger:
     used_bytes: int = 0
     coming_bytes: int = 0
     idle_bytes: int = 0
-    claims: dict[str, int] = field(default_factory=dict)  # by deployment, in the order of claiming
+    claims: dict[str, int] = field(default_factory=dict)  # by start, in the order of the queue
+    places: dict[str, Place] = field(default_factory=dict)  # of those that claim
+    instances: dict[str, Instance] = field(default_factory=dict)
 
-    def free_bytes(self, deployment: str | None = None) -> int:
-        """Return what `deployment` may take at once: claims before its own are not for it."""
-        return self.memory_bytes - self.used_bytes - self._claimed_before(deployment)
+    def free_bytes(self, claimant: str | None = None) -> int:
+        """Return what a start may take at once: claims before its own are not for it."""
+        return self.memory_bytes - self.used_bytes - self._claimed_before(claimant)
 
-    def soon_bytes(self, deployment: str | None = None) -> int:
+    def soon_bytes(self, claimant: str | None = None) -> int:
         """Return what it may take once the unloads under way are done."""
-        return self.free_bytes(deployment) + self.coming_bytes
+        return self.free_bytes(claimant) + self.coming_bytes
 
-    def reclaimable_bytes(self, deployment: str | None = None) -> int:
+    def reclaimable_bytes(self, claimant: str | None = None) -> int:
         """Return what it may take once everything idle is evicted."""
-        return self.soon_bytes(deployment) + self.idle_bytes
+        return self.soon_bytes(claimant) + self.idle_bytes
 
-    def _claimed_before(self, deployment: str | None) -> int:
+    def _claimed_before(self, claimant: str | None) -> int:
         claimed = 0
-        for claimant, need_bytes in self.claims.items():
-            if claimant == deployment:
+        for other, need_bytes in self.claims.items():
+            if other == claimant:
                 break
             claimed += need_bytes
         return claimed
@@ -64,6 +78,15 @@ class _Share:
     idle_since_s: float | None = None
 
 
+@dataclass(slots=True)
+class _Node:
+    """The devices of a node, and how soon it would load onto them."""
+
+    devices: dict[DeviceKey, None] = field(default_factory=dict)
+    slowness: int = 0  # less is faster
+    io_free_s: float | None = None  # None: nothing is being loaded
+
+
 _NOTHING = _Share()
 
 
@@ -72,34 +95,60 @@ class Ledger:
 
     def __init__(self) -> None:
         self.devices: dict[DeviceKey, DeviceLedger] = {}
-        self.free = FirstFit()  # of open devices, as are the next three
-        self.soon = FirstFit()
-        self.reclaimable = FirstFit()
+        # Of open devices, as are all the next: what is free now,
+        self.free_at_rest = Capacity()  # where no load is under way, the fastest nodes first
+        self.free_at_work = Capacity()  # where some are, those done soonest first
+        self.soon = FirstFit()  # what is free once unloads are done
+        self.reclaimable = FirstFit()  # and once everything idle is evicted
+        self.unclaimed = FirstFit()  # the same, where nobody waits
         self.budgets = FirstFit()
+        self._nodes: dict[str, _Node] = {}
         self._shares: dict[str, _Share] = {}
-        self._idle: list[tuple[float, str]] = []  # since, instance; longest idle first
+        self._idle = SortedBlocks()  # since, instance; longest idle first
 
     def open(self, key: DeviceKey, memory_bytes: int) -> None:
         """Add a device, or change its budget."""
         device = self.devices.setdefault(key, DeviceLedger(key=key, memory_bytes=memory_bytes))
         device.memory_bytes = memory_bytes
+        self._nodes.setdefault(key.node_id, _Node()).devices[key] = None
         self._index(device)
 
     def close(self, key: DeviceKey) -> tuple[str, ...]:
-        """Place nothing here any more; return the deployments whose claims end with that."""
+        """Place nothing here any more; return the starts whose claims end with that."""
         device = self.devices[key]
         device.is_open = False
         claimants = tuple(device.claims)
         device.claims.clear()
-        for index in (self.free, self.soon, self.reclaimable, self.budgets):
+        device.places.clear()
+        self.free_at_rest.discard(key)
+        self.free_at_work.discard(key)
+        for index in (self.soon, self.reclaimable, self.unclaimed, self.budgets):
             index.discard(key)
         return claimants
 
     def drop(self, key: DeviceKey) -> tuple[str, ...]:
-        """Forget a device without instances; return the deployments whose claims end with that."""
+        """Forget a device without instances; return the starts whose claims end with that."""
         claimants = self.close(key)
         del self.devices[key]
+        devices = self._nodes[key.node_id].devices
+        del devices[key]
+        if not devices:
+            del self._nodes[key.node_id]
         return claimants
+
+    def of_node(self, node_id: str) -> Mapping[DeviceKey, None]:
+        """Return the devices of a node."""
+        node = self._nodes.get(node_id)
+        return {} if node is None else node.devices
+
+    def rank(self, node_id: str, slowness: int, io_free_s: float | None) -> None:
+        """Set how fast a node is, and until when its loads keep it busy; None: there are none."""
+        node = self._nodes.get(node_id)
+        if node is None or (node.slowness, node.io_free_s) == (slowness, io_free_s):
+            return
+        node.slowness, node.io_free_s = slowness, io_free_s
+        for key in node.devices:
+            self._index_free(self.devices[key], node)
 
     def count(self, instance: Instance) -> None:
         """Bring the sums up to date with `instance`; call it after each change to one."""
@@ -109,17 +158,21 @@ class Ledger:
         """Take `instance` out of the sums."""
         self._recount(instance, _NOTHING)
         del self._shares[instance.instance_id]
+        del self.devices[instance.device].instances[instance.instance_id]
 
-    def claim(self, key: DeviceKey, deployment: str, need_bytes: int) -> None:
-        """Promise bytes of a device to a deployment, behind the claims that are there."""
+    def claim(self, key: DeviceKey, claimant: str, need_bytes: int, place: Place) -> None:
+        """Promise bytes of a device to a start, behind those that come before it in the queue."""
         device = self.devices[key]
-        device.claims[deployment] = need_bytes
+        device.claims[claimant], device.places[claimant] = need_bytes, place
+        order = sorted(device.claims, key=lambda each: device.places[each])
+        device.claims = {each: device.claims[each] for each in order}
         self._index(device)
 
-    def unclaim(self, key: DeviceKey, deployment: str) -> None:
+    def unclaim(self, key: DeviceKey, claimant: str) -> None:
         """End a claim."""
         device = self.devices[key]
-        del device.claims[deployment]
+        del device.claims[claimant]
+        del device.places[claimant]
         self._index(device)
 
     def idle_instances(self) -> Iterator[str]:
@@ -129,24 +182,41 @@ class Ledger:
     def _recount(self, instance: Instance, share: _Share) -> None:
         before = self._shares.get(instance.instance_id, _NOTHING)
         self._shares[instance.instance_id] = share
+        device = self.devices[instance.device]
+        device.instances[instance.instance_id] = instance
         if before == share:
             return
-        device = self.devices[instance.device]
         device.used_bytes += share.used - before.used
         device.coming_bytes += share.coming - before.coming
         device.idle_bytes += share.idle - before.idle
         self._index(device)
         if before.idle_since_s is not None:
-            del self._idle[bisect_left(self._idle, (before.idle_since_s, instance.instance_id))]
+            self._idle.remove((before.idle_since_s, instance.instance_id))
         if share.idle_since_s is not None:
-            insort(self._idle, (share.idle_since_s, instance.instance_id))
+            self._idle.add((share.idle_since_s, instance.instance_id))
 
     def _index(self, device: DeviceLedger) -> None:
-        if device.is_open:
-            self.free.set(device.key, device.free_bytes())
-            self.soon.set(device.key, device.soon_bytes())
-            self.reclaimable.set(device.key, device.reclaimable_bytes())
-            self.budgets.set(device.key, device.memory_bytes)
+        if not device.is_open:
+            return
+        key, free_bytes = device.key, device.free_bytes()
+        soon_bytes = free_bytes + device.coming_bytes
+        reclaimable_bytes = soon_bytes + device.idle_bytes
+        self._index_free(device, self._nodes[key.node_id])
+        self.soon.set(key, soon_bytes)
+        self.reclaimable.set(key, reclaimable_bytes)
+        self.unclaimed.set(key, -1 if device.claims else reclaimable_bytes)
+        self.budgets.set(key, device.memory_bytes)
+
+    def _index_free(self, device: DeviceLedger, node: _Node) -> None:
+        if not device.is_open:
+            return
+        free_bytes = device.free_bytes()
+        if node.io_free_s is None:
+            self.free_at_work.discard(device.key)
+            self.free_at_rest.set(device.key, free_bytes, node.slowness)
+        else:
+            self.free_at_rest.discard(device.key)
+            self.free_at_work.set(device.key, free_bytes, int(node.io_free_s * _RANKS_PER_S))
 
 
 def _share_of(instance: Instance) -> _Share:

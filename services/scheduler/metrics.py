@@ -35,3 +35,10 @@ WAITERS: Final = Gauge("brisk_scheduler_waiters", "Requests that wait for an ins
 WORKERS: Final = Gauge("brisk_scheduler_workers", "Workers that report.")
 INSTANCES: Final = Gauge("brisk_scheduler_instances", "Instances by state.", ["state"])
 DEPLOYMENTS: Final = Gauge("brisk_scheduler_deployments", "Deployments.")
+_ERRORS_S: Final = (0.005, 0.01, 0.04, 0.1, 0.3, 1, 3, 10, 30)
+ESTIMATE_ERROR_SECONDS: Final = Histogram(
+    "brisk_scheduler_estimate_error_seconds",
+    "What was predicted of a phase of a start minus what it took; transfer is fetch and load.",
+    ["phase", "tier"],
+    buckets=(*(-each for each in reversed(_ERRORS_S)), 0, *_ERRORS_S),
+)

@@ -9,6 +9,7 @@ from typing import Protocol
 from services.common.model import ModelInfo, ModelRef, StartProgress, StartReport
 from services.common.placement import WorkerState
 from services.scheduler.actions import StartLoad, StartUnload
+from services.scheduler.residency import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,14 @@ class Peer:
     service_id: str
     node_id: str
     address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreContents:
+    """What a node's store has now."""
+
+    stored: tuple[Stored, ...]
+    busy_s: float = 0.0  # until a read that is asked for now would begin
 
 
 class Workers(Protocol):
@@ -61,6 +70,9 @@ class Stores(Protocol):
 
     async def models(self, address: str) -> tuple[ModelInfo, ...]:
         """Return the stored models, sorted by name, then by time of import."""
+
+    async def contents(self, address: str) -> StoreContents:
+        """Return where the bytes of each stored model are, within about a second."""
 
     async def delete(self, address: str, model: ModelRef) -> None:
         """Remove a model's files. Raises FailedPreconditionError (MODEL_LEASED)."""

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from services.common.placement import Instance as Reported
 from services.common.placement import InstanceState, WorkerState
-from services.scheduler import actions, leaving
-from services.scheduler.events import WorkerLost, WorkerReported
+from services.scheduler import actions, habits, leaving
+from services.scheduler.events import (
+    StoreChanged,
+    StoreLost,
+    StoreReported,
+    WorkerLost,
+    WorkerReported,
+)
 from services.scheduler.first_fit import DeviceKey
 from services.scheduler.grants import IDLE_WAVER_S, refresh_idle
 from services.scheduler.instance import Exit, Instance
+from services.scheduler.node_io import NodeIo
 from services.scheduler.starts import forget_claims, restart, serve, start_lost
 from services.scheduler.state import State, Turn, Worker
 from services.scheduler.timers import Kind
@@ -52,11 +59,27 @@ def lose(turn: Turn, event: WorkerLost) -> None:
         leaving.vanish(turn, instance)
         if was_loading:
             turn.do(actions.CancelLoad(instance_id=instance_id))
-            start_lost(turn, state.starts[instance.deployment])
+            start_lost(turn, state.starts[instance.start_key])
     for key in _devices_of(state, worker):
         forget_claims(state, state.ledger.drop(key))
     del state.workers[event.worker_id]
     turn.is_room_changed = True
+
+
+def follow_store(turn: Turn, event: StoreReported | StoreChanged | StoreLost) -> None:
+    """Take in what a store manager has, or that nobody knows any more."""
+    state = turn.state
+    if isinstance(event, StoreLost):
+        state.residency.forget(event.node_id)
+        state.estimates.forget_node(event.node_id)
+        return
+    if isinstance(event, StoreReported):
+        state.residency.follow(event.node_id, event.stored)
+    else:
+        state.residency.change(event.node_id, event.stored, event.removed)
+    if event.busy_s > 0.0:
+        io = state.io.setdefault(event.node_id, NodeIo())
+        io.stated_s = turn.now_s + event.busy_s
 
 
 def lose_if_silent(turn: Turn, worker_id: str) -> None:
@@ -95,7 +118,7 @@ def _drain(turn: Turn, worker: Worker) -> None:
         was_loading = instance.state is InstanceState.LOADING
         leaving.leave_with_worker(turn, instance)
         if was_loading:
-            restart(turn, state.starts[instance.deployment])
+            restart(turn, state.starts[instance.start_key])
     for key in _devices_of(state, worker):
         forget_claims(state, state.ledger.close(key))
     turn.is_room_changed = True
@@ -108,7 +131,9 @@ def _follow(turn: Turn, worker: Worker, said: Reported) -> None:
             _adopt(turn, worker, said)
         return
     instance.is_reported = True
-    instance.running, instance.waiting = said.running, said.waiting
+    if (instance.running, instance.waiting) != (said.running, said.waiting):
+        instance.running, instance.waiting = said.running, said.waiting
+        turn.scaled[instance.deployment] = None
     if instance.state is not InstanceState.READY:
         return
     if said.state is InstanceState.LEAVING:  # on its own account: learn when it is gone
@@ -117,7 +142,25 @@ def _follow(turn: Turn, worker: Worker, said: Reported) -> None:
         _follow_idle(turn, instance, said)
 
 
+def _follow_busy(turn: Turn, instance: Instance, said: Reported) -> None:
+    """Learn for how long instances have sequences once they have one."""
+    if said.idle_s is None:
+        if instance.busy_since_s is None:
+            instance.busy_since_s = turn.now_s
+            habits.begun(turn, instance.deployment, turn.now_s)
+        return
+    idle_since_s = turn.now_s - said.idle_s
+    if idle_since_s > instance.ready_s + IDLE_WAVER_S:  # else it has been idle from the start
+        habits.ended(turn, instance.deployment, idle_since_s)
+    if instance.busy_since_s is not None:
+        busy_for_s = turn.now_s - said.idle_s - instance.busy_since_s
+        instance.busy_since_s = None
+        if busy_for_s > 0.0:
+            turn.state.estimates.learn_busy(instance.deployment, busy_for_s)
+
+
 def _follow_idle(turn: Turn, instance: Instance, said: Reported) -> None:
+    _follow_busy(turn, instance, said)
     if said.idle_s is None:
         instance.reported_idle_since_s = None
     else:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias
@@ -13,7 +14,7 @@ from brisk.scheduler.v1 import scheduler_service_pb2 as pb2
 from brisk.scheduler.v1 import scheduler_service_pb2_grpc as pb2_grpc
 
 from services.common.errors import InvalidArgumentError
-from services.common.names import parse_request_id
+from services.common.names import parse_id, parse_request_id
 from services.common.wire import (
     progress_to_proto,
     report_to_proto,
@@ -22,11 +23,13 @@ from services.common.wire import (
 )
 from services.scheduler.actions import Grant
 from services.scheduler.election import Election
+from services.scheduler.events import Line
 from services.scheduler.streams import RouteChange
 
 SERVICE_NAME: Final = pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name
 ENDLESS_METHODS: Final = (f"/{SERVICE_NAME}/WatchRoutes",)
 EXCLUDED_MAX: Final = 64
+LINES_MAX: Final = 10_000
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -48,7 +51,10 @@ class SchedulerServicer(pb2_grpc.SchedulerServiceServicer):
             raise InvalidArgumentError(
                 f"at most {EXCLUDED_MAX} instances can be excluded. Given: {len(excluded)}"
             )
-        async with aclosing(reign.acquire(request_id, request.deployment, excluded)) as told:
+        left_s: float | None = context.time_remaining()  # None without a deadline
+        within_s = math.inf if left_s is None else left_s
+        events = reign.acquire(request_id, request.deployment, excluded, within_s)
+        async with aclosing(events) as told:
             async for each in told:
                 if isinstance(each, Grant):
                     granted = pb2.Granted(
@@ -80,6 +86,20 @@ class SchedulerServicer(pb2_grpc.SchedulerServiceServicer):
         reign = await self._election.leader()
         reign.report(worker_state_from_proto(request.state))
         return pb2.ReportWorkerResponse()
+
+    async def ReportDemand(
+        self, request: pb2.ReportDemandRequest, context: Context
+    ) -> pb2.ReportDemandResponse:
+        """Take a router's lines in; see the proto."""
+        reign = await self._election.leader()
+        if len(request.lines) > LINES_MAX:
+            raise InvalidArgumentError(
+                f"at most {LINES_MAX} lines can be told. Given: {len(request.lines)}"
+            )
+        router_id = parse_id(request.router_id, what="router id")
+        lines = tuple(Line(each.deployment, each.waiting) for each in request.lines)
+        reign.hear_demand(router_id, lines)
+        return pb2.ReportDemandResponse()
 
 
 def _change(change: RouteChange, epoch: int) -> pb2.WatchRoutesResponse:

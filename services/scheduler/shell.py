@@ -7,6 +7,7 @@ Whatever takes time is a task of the reign's group: it ends with the reign.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from contextvars import Context
@@ -20,9 +21,12 @@ from services.common.placement import WorkerState
 from services.scheduler import actions, events, journal
 from services.scheduler.core import decide, new_state
 from services.scheduler.deployment import Deployment
+from services.scheduler.estimates import Priors
+from services.scheduler.explanations import Explanations
 from services.scheduler.orders import Orders
-from services.scheduler.ports import Peer, Peers, Workers
+from services.scheduler.ports import Peer, Peers, Stores, Workers
 from services.scheduler.state import Limits, State
+from services.scheduler.stores import StoreWatch
 from services.scheduler.streams import Mailbox, RouteBoard, RouteChange
 
 log = get_logger(__name__)
@@ -40,13 +44,20 @@ class Reign:
         epoch: int,
         term: int,
         workers: Workers,
+        stores: Stores,
         peers: Peers,
         limits: Limits,
+        priors: Priors,
         watchers_max: int,
         why_over: Callable[[], BriskError],
     ) -> None:
         self.epoch = epoch
-        self.state: State = new_state(epoch=epoch, term=term, now_s=monotonic_s(), limits=limits)
+        now_s = monotonic_s()
+        journal.begin(epoch=epoch, term=term, now_s=now_s, limits=limits, priors=priors)
+        self.state: State = new_state(
+            epoch=epoch, term=term, now_s=now_s, limits=limits, priors=priors
+        )
+        self.explanations = Explanations()
         self._board = RouteBoard(watchers_max)
         self._orders = Orders(
             epoch=epoch,
@@ -56,6 +67,7 @@ class Reign:
             deposed=self.depose,
         )
         self._peers = peers
+        self._store_watch = StoreWatch(stores=stores, peers=peers, feed=self.feed)
         self._why_over = why_over
         self._mailboxes: dict[str, Mailbox] = {}
         self._registered: dict[str, Peer] = {}
@@ -76,10 +88,12 @@ class Reign:
         """
         try:
             async with self._group:
-                for deployment in deployments:  # not one log line each: nothing is decided yet
+                for deployment in deployments:
                     put = events.DeploymentPut(now_s=monotonic_s(), deployment=deployment)
-                    self.state, _ = decide(self.state, put)
+                    self.feed(put, is_beginning=True)
+                    await asyncio.sleep(0)  # there may be very many, and a lease to renew
                 self.spawn(self._follow_workers())
+                self.spawn(self._store_watch.run())
                 self.spawn(self._export())
                 self.spawn(self._fail_if_broken())
                 opened()
@@ -105,7 +119,7 @@ class Reign:
 
     # --- what callers may do ---
 
-    def feed(self, event: events.Event) -> None:
+    def feed(self, event: events.Event, *, is_beginning: bool = False) -> None:
         """Let the core decide about `event` and do what it wants. Nothing once it is over."""
         if self._is_over:
             return
@@ -117,14 +131,22 @@ class Reign:
         finally:
             if not is_decided:
                 self._broken.set()
-        journal.write(self.epoch, event, done, monotonic_s() - began_s)
+        took_s = monotonic_s() - began_s
+        journal.write(self.epoch, event, done, took_s, is_beginning=is_beginning)
+        self.explanations.note(event.now_s, done)
         for action in done:
             self._do(action)
 
     async def acquire(
-        self, request_id: str, deployment: str, excluded: frozenset[str]
+        self,
+        request_id: str,
+        deployment: str,
+        excluded: frozenset[str],
+        within_s: float = math.inf,
     ) -> AsyncGenerator[StartProgress | actions.Grant]:
-        """Yield progress, then the grant. Closing it before it has ended gives up the place.
+        """Yield progress, then the grant; `within_s` says how urgent it is.
+
+        Closing it before it has ended gives up the place.
 
         Raises BriskError: the refusal.
         """
@@ -134,12 +156,14 @@ class Reign:
         mailbox = self._mailboxes[request_id] = Mailbox()
         is_settled = False
         try:
+            now_s = monotonic_s()
             self.feed(
                 events.AcquireRequested(
-                    now_s=monotonic_s(),
+                    now_s=now_s,
                     request_id=request_id,
                     deployment=deployment,
                     excluded=excluded,
+                    deadline_s=now_s + within_s,
                 )
             )
             while not is_settled:
@@ -164,6 +188,11 @@ class Reign:
         self.check()
         self.feed(events.WorkerReported(now_s=monotonic_s(), worker=worker))
 
+    def hear_demand(self, router_id: str, lines: tuple[events.Line, ...]) -> None:
+        """Take in how many requests wait in a router's lines."""
+        self.check()
+        self.feed(events.DemandReported(now_s=monotonic_s(), router_id=router_id, lines=lines))
+
     async def watch_routes(self) -> AsyncGenerator[RouteChange]:
         """Yield all routes, then each change, until the reign is over or it is closed."""
         self.check()
@@ -176,7 +205,8 @@ class Reign:
     def _do(self, action: actions.Action) -> None:
         match action:
             case actions.StartLoad():
-                self._orders.load(action, self._mailboxes[action.request_id].request_id)
+                mailbox = self._mailboxes.get(action.request_id)  # none: nobody waits for it
+                self._orders.load(action, None if mailbox is None else mailbox.request_id)
             case actions.CancelLoad():
                 self._orders.cancel_load(action.instance_id)
             case actions.StartUnload():
@@ -194,6 +224,8 @@ class Reign:
                 self._board.down(action.instance_id)
             case actions.WakeAt():
                 self._wake_at(action.at_s)
+            case actions.Explain() | actions.Outcome():
+                pass  # they are for people: see `explanations` and `journal`
 
     def _wake_at(self, at_s: float) -> None:
         if self._timer is not None:

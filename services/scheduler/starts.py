@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Final
@@ -19,7 +20,8 @@ from services.common.errors import (
 from services.common.model import StartPhase, StartProgress, StartReport
 from services.common.names import near_matches, shorten
 from services.common.placement import InstanceState
-from services.scheduler import actions, leaving
+from services.scheduler import actions, habits, leaving
+from services.scheduler.demand import lacking
 from services.scheduler.events import AcquireCancelled, AcquireRequested
 from services.scheduler.grants import cold_report, grant, release, warm_report
 from services.scheduler.instance import Instance
@@ -39,13 +41,15 @@ def acquire(turn: Turn, event: AcquireRequested) -> Start | None:
         error: BriskError = unknown(event.deployment, state.deployments)
         turn.do(actions.Refuse(request_id=event.request_id, error=error))
         return None
+    turn.scaled[event.deployment] = None
+    habits.begun(turn, event.deployment, turn.now_s)
     instance = state.ready_instance(event.deployment, event.excluded)
     if instance is not None:
         grant(turn, instance, event.request_id, warm_report())
         return None
-    if len(state.waiting_for) >= state.limits.waiters_max:
+    if (full := _is_full(state, event.deployment)) is not None:
         error = ResourceExhaustedError(
-            f"at most {state.limits.waiters_max} requests wait for an instance at a time",
+            full,
             reason=Reason.QUEUE_FULL,
             retry_after_s=RETRY_AFTER_S,
         )
@@ -54,66 +58,136 @@ def acquire(turn: Turn, event: AcquireRequested) -> Start | None:
     return _join(turn, event)
 
 
+def _is_full(state: State, deployment: str) -> str | None:
+    """Return why no more requests may wait for a deployment, if so."""
+    if len(state.waiting_for) >= state.limits.waiters_max:
+        return f"at most {state.limits.waiters_max} requests wait for an instance at a time"
+    most = state.deployments[deployment].spec.max_queue
+    if most is not None:
+        waiting = sum(len(start.waiters) for start in state.starts_of(deployment))
+        if waiting >= most:
+            return f"at most {most} requests wait for an instance of {deployment} at a time"
+    return None
+
+
 def _join(turn: Turn, event: AcquireRequested) -> Start | None:
     state = turn.state
-    waiter = Waiter(request_id=event.request_id, excluded=event.excluded, asked_s=turn.now_s)
-    state.waiting_for[event.request_id] = event.deployment
-    if (start := state.starts.get(event.deployment)) is not None:
+    waiter = Waiter(
+        request_id=event.request_id,
+        excluded=event.excluded,
+        asked_s=turn.now_s,
+        deadline_s=event.deadline_s,
+    )
+    start = _under_way(state, event.deployment)
+    if start is not None:
+        state.waiting_for[event.request_id] = start.key
         start.waiters[event.request_id] = waiter
+        if start.instance_id is None and waiter.deadline_s < math.inf:
+            state.dequeue(start)
+            state.enqueue(start)
         if start.progress is not None:
             turn.do(actions.TellProgress(request_ids=(event.request_id,), progress=start.progress))
         return None
-    start = Start(
-        deployment=event.deployment,
+    start = new(turn, event.deployment)
+    start.waiters[event.request_id] = waiter
+    state.waiting_for[event.request_id] = start.key
+    state.begin(start)
+    return start
+
+
+def new(turn: Turn, deployment: str) -> Start:
+    """Return a start of a deployment, not entered yet."""
+    state = turn.state
+    return Start(
+        key=state.new_start_key(deployment),
+        placement_id=state.new_placement_id(),
+        deployment=deployment,
         arrival=state.next_arrival(),
         asked_s=turn.now_s,
         waits_since_s=turn.now_s,
     )
-    start.waiters[event.request_id] = waiter
-    state.starts[event.deployment] = start
-    state.enqueue(start)
-    return start
+
+
+def _under_way(state: State, deployment: str) -> Start | None:
+    """Return the start that will serve first: the oldest load, else the oldest that waits."""
+    return min(
+        state.starts_of(deployment),
+        key=lambda start: (start.instance_id is None, start.arrival),
+        default=None,
+    )
 
 
 def cancel(turn: Turn, event: AcquireCancelled) -> None:
     """Take a request out wherever it is; a start that nobody waits for any more is dropped."""
     release(turn, event.request_id)
-    deployment = turn.state.waiting_for.pop(event.request_id, None)
-    if deployment is None:
+    key = turn.state.waiting_for.pop(event.request_id, None)
+    if key is None:
         return
-    start = turn.state.starts[deployment]
+    start = turn.state.starts[key]
     del start.waiters[event.request_id]
+    turn.scaled[start.deployment] = None
     if not start.waiters:
-        drop(turn, start)
+        _left(turn, start)
 
 
 def serve(turn: Turn, instance: Instance, loaded: StartReport | None = None) -> None:
     """Grant a ready instance to all who wait for its deployment and do not exclude it."""
-    state = turn.state
-    if (start := state.starts.get(instance.deployment)) is None:
-        return
-    for waiter in tuple(start.waiters.values()):
-        if instance.instance_id in waiter.excluded:
-            continue
-        del start.waiters[waiter.request_id]
-        del state.waiting_for[waiter.request_id]
-        if loaded is None:
-            report = warm_report(turn.now_s - waiter.asked_s)
-        else:
-            report = cold_report(turn, start, waiter, loaded)
-        grant(turn, instance, waiter.request_id, report)
-    if not start.waiters:
+    own = turn.state.starts.get(instance.start_key)
+    for start in turn.state.starts_of(instance.deployment):
+        for waiter in tuple(start.waiters.values()):
+            if instance.instance_id in waiter.excluded:
+                continue
+            del start.waiters[waiter.request_id]
+            del turn.state.waiting_for[waiter.request_id]
+            if loaded is None or own is None:
+                report = warm_report(turn.now_s - waiter.asked_s)
+            else:
+                report = cold_report(turn, own, waiter, loaded)
+            grant(turn, instance, waiter.request_id, report)
+        if start is not own and not start.waiters:
+            _left(turn, start)
+    turn.scaled[instance.deployment] = None
+
+
+def finish(turn: Turn, instance: Instance, loaded: StartReport) -> None:
+    """After a load succeeded: serve who waits, and end its start."""
+    start = turn.state.starts[instance.start_key]
+    serve(turn, instance, loaded)
+    instance.start_key = ""
+    if start.waiters:  # they all exclude it, whatever their router means by that
+        restart(turn, start)
+    else:
+        turn.state.end(start)
+
+
+def _left(turn: Turn, start: Start) -> None:
+    """End a start that nobody waits for any more, unless its deployment wants it all the same."""
+    if is_kept(turn, start):
+        unclaim(turn, start)
+    else:
         drop(turn, start)
+
+
+def is_kept(turn: Turn, start: Start) -> bool:
+    """Whether a start that nobody waits for goes on: its deployment wants another instance."""
+    return is_held(turn, start) or lacking(turn.state, start.deployment) >= 0
+
+
+def is_held(turn: Turn, start: Start) -> bool:
+    """Whether a start goes on for a while whatever is wanted: it is loading, or was begun ahead."""
+    has_begun = start.instance_id is not None or start.is_ahead
+    return has_begun and turn.now_s < start.kept_until_s
 
 
 def drop(turn: Turn, start: Start) -> None:
     """End a start: leave the queue, give its claim up, undo its load."""
     state = turn.state
-    del state.starts[start.deployment]
     if start.instance_id is None:
         state.dequeue(start)
         unclaim(turn, start)
+        state.end(start)
         return
+    state.end(start)
     instance = state.instances[start.instance_id]
     if instance.state is InstanceState.LOADING:
         leaving.undo(turn, instance)
@@ -134,6 +208,8 @@ def start_failed(turn: Turn, start: Start, worker_id: str, error: BriskError) ->
     start.instance_id = None
     turn.state.enqueue(start)
     if _is_final(error) or start.attempts >= limits.attempts_max:
+        turn.state.held_until_s[start.deployment] = turn.now_s + limits.hold_s
+        turn.scaled[start.deployment] = None
         refuse_all(turn, start, _for_callers(error))
         return
     start.avoided[worker_id] = None
@@ -165,28 +241,30 @@ def restart(turn: Turn, start: Start) -> None:
 
 def _wait_again(turn: Turn, start: Start) -> None:
     start.waits_since_s, start.chosen_s = turn.now_s, None
-    turn.is_room_changed = True
+    turn.again[start.key] = None
 
 
 def unclaim(turn: Turn, start: Start) -> None:
     """Give the claim of a start up, if it has one; others may have use for it."""
     if start.claim is not None:
-        turn.state.ledger.unclaim(start.claim, start.deployment)
+        turn.state.ledger.unclaim(start.claim, start.key)
+        turn.changed[start.claim] = None
         start.claim = None
-        turn.is_room_changed = True
 
 
 def forget_claims(state: State, claimants: Iterable[str]) -> None:
     """After a device is closed: the claims on it are void."""
-    for deployment in claimants:
-        state.starts[deployment].claim = None
+    for key in claimants:
+        state.starts[key].claim = None
 
 
 def tell(turn: Turn, start: Start, progress: StartProgress) -> None:
     """Tell all who wait for a start how far it has come, unless they know."""
     if progress != start.progress:
         start.progress = progress
-        turn.do(actions.TellProgress(request_ids=tuple(start.waiters), progress=progress))
+        if start.waiters:
+            told = actions.TellProgress(request_ids=tuple(start.waiters), progress=progress)
+            turn.do(told)
 
 
 def tell_queued(turn: Turn, start: Start, detail: str) -> None:

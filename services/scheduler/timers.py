@@ -19,6 +19,9 @@ class Kind(StrEnum):
     QUEUE = "queue"  # key: deployment, or empty for all
     SILENCE = "silence"  # key: worker
     UNLOAD = "unload"  # key: instance
+    ROUTER = "router"  # key: router
+    SCALE = "scale"  # key: deployment
+    AHEAD = "ahead"  # key: deployment
 
 
 @dataclass(slots=True)

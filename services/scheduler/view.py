@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from services.common.model import Tier
 from services.common.placement import Instance, InstanceState, WorkerState
 from services.scheduler.deployment import Deployment
 from services.scheduler.grants import keep_alive_ends_s
@@ -22,12 +23,25 @@ class DeploymentView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIoView:
+    """What was learnt and is predicted of a node."""
+
+    loads: int
+    wait_s: float
+    ssd_bytes_per_s: float
+    dram_bytes_per_s: float
+    models_on_ssd: int | None  # None: its store manager has not told
+    models_in_dram: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
     """A host: its store manager and its workers."""
 
     node_id: str
     storemgr_address: str  # empty if none is registered
     workers: tuple[WorkerState, ...]
+    io: NodeIoView
 
 
 def deployments(state: State) -> tuple[DeploymentView, ...]:
@@ -71,7 +85,7 @@ def instances(state: State, now_s: float, of: str | None = None) -> tuple[Instan
     return tuple(shown)
 
 
-def nodes(state: State, stores: Iterable[Peer]) -> tuple[NodeView, ...]:
+def nodes(state: State, stores: Iterable[Peer], now_s: float) -> tuple[NodeView, ...]:
     """Return all nodes that have a store manager or a worker, sorted by id."""
     addresses = {store.node_id: store.address for store in stores}
     workers: dict[str, list[WorkerState]] = {}
@@ -82,6 +96,19 @@ def nodes(state: State, stores: Iterable[Peer]) -> tuple[NodeView, ...]:
             node_id=node_id,
             storemgr_address=addresses.get(node_id, ""),
             workers=tuple(sorted(workers.get(node_id, ()), key=lambda each: each.worker_id)),
+            io=_io(state, node_id, now_s),
         )
         for node_id in sorted({*addresses, *workers})
+    )
+
+
+def _io(state: State, node_id: str, now_s: float) -> NodeIoView:
+    io, counts = state.io.get(node_id), state.residency.counts(node_id)
+    return NodeIoView(
+        loads=0 if io is None else len(io.loads),
+        wait_s=0.0 if io is None else io.wait_s(now_s),
+        ssd_bytes_per_s=state.estimates.bytes_per_s(node_id, Tier.SSD),
+        dram_bytes_per_s=state.estimates.bytes_per_s(node_id, Tier.DRAM),
+        models_on_ssd=None if counts is None else counts[0],
+        models_in_dram=None if counts is None else counts[1],
     )

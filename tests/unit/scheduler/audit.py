@@ -27,11 +27,13 @@ def _audit_bytes(state: State) -> None:
         assert all(each.state is InstanceState.READY and not each.grants for each in idle)
         assert device.idle_bytes == sum(each.memory_bytes for each in idle)
         if device.is_open:
-            assert ledger.free.first(device.free_bytes()) is not None
+            indexed = ledger.free_at_rest.room_bytes(key) + ledger.free_at_work.room_bytes(key)
+            assert indexed == max(0, device.free_bytes())
+            assert ledger.soon.first(device.soon_bytes()) is not None
         else:
             assert not device.claims
-        for deployment in device.claims:
-            assert state.starts[deployment].claim == key
+        for claimant in device.claims:
+            assert state.starts[claimant].claim == key
     idle_ids = {each.instance_id for each in state.instances.values() if each.idle_since_s}
     assert idle_ids <= set(ledger.idle_instances())
     since = [state.instances[each].idle_since_s for each in ledger.idle_instances()]
@@ -40,17 +42,20 @@ def _audit_bytes(state: State) -> None:
 
 def _audit_starts(state: State) -> None:
     waiting = {}
-    for deployment, start in state.starts.items():
-        assert start.waiters, "a start nobody waits for"
-        assert deployment in state.deployments
-        waiting.update(dict.fromkeys(start.waiters, deployment))
-        is_queued = (start.arrival, deployment) in state.queue
+    for key, start in state.starts.items():
+        assert start.key == key
+        assert start in state.starts_of(start.deployment)
+        spec = state.deployments[start.deployment].spec
+        is_scaled = spec.max_replicas > 1 or spec.min_replicas > 0 or spec.learns_keep_alive
+        assert start.waiters or is_scaled, "a start nobody waits for"
+        waiting.update(dict.fromkeys(start.waiters, key))
+        is_queued = start.place in state.queue
         assert is_queued == (start.instance_id is None)
         if start.instance_id is not None:
             assert state.instances[start.instance_id].state is InstanceState.LOADING
             assert start.claim is None
         if start.claim is not None:
-            assert deployment in state.ledger.devices[start.claim].claims
+            assert key in state.ledger.devices[start.claim].claims
     assert waiting == state.waiting_for
     assert len(state.queue) == sum(1 for each in state.starts.values() if not each.instance_id)
     assert state.queue == sorted(state.queue)

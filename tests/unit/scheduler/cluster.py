@@ -49,6 +49,7 @@ class Cluster:
         self.is_calm = False  # nothing goes wrong any more
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._made = 0
+        self.hear: Callable[[on.Event, tuple[do.Action, ...]], None] = lambda _event, _done: None
 
     # --- time ---
 
@@ -67,6 +68,7 @@ class Cluster:
     def feed(self, event: on.Event) -> None:
         """Have the core decide, check it, and do what it wants."""
         self.state, actions = decide(self.state, event)
+        self.hear(event, actions)
         audit(self.state)
         for action in actions:
             self._do(action)

@@ -12,11 +12,13 @@ FILE...` and read the difference before you keep it.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from services.common import errors
 from services.common.errors import BriskError, Reason
@@ -35,11 +37,24 @@ from services.scheduler import actions as do
 from services.scheduler import events as on
 from services.scheduler.core import decide, new_state
 from services.scheduler.deployment import Deployment, Spec
+from services.scheduler.estimates import Priors
+from services.scheduler.residency import Stored
 from services.scheduler.state import Limits, State
 from tests.unit.scheduler.audit import audit
 from tests.unit.scheduler.shown import shown
 
 LINE = "----"
+# Models are some tens of bytes here: a second for ten bytes from SSD, a tenth of that from DRAM.
+PRIORS = Priors(
+    dram_bytes_per_s=100.0,
+    ssd_bytes_per_s=10.0,
+    peer_bytes_per_s=5.0,
+    remote_bytes_per_s=1.0,
+    overhead_s=0.001,
+    init_s=0.5,
+    unload_s=0.1,
+    busy_s=5.0,
+)
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 ERRORS: dict[str, BriskError] = {
     "invalid": errors.InvalidArgumentError("no such architecture", reason=Reason.INVALID_MODEL),
@@ -63,6 +78,7 @@ def deployment(
     revision: str = "1",
     slots: int = 4,
     keep_alive_s: float | None = 300.0,
+    **more: Any,
 ) -> Deployment:
     """Return a deployment whose instances take `weight_bytes`."""
     model = ModelInfo(
@@ -74,7 +90,7 @@ def deployment(
         context_tokens_max=128,
         kv_bytes_per_token=0,
     )
-    spec = Spec(keep_alive_s=keep_alive_s, slots=slots, context_tokens_max=128)
+    spec = Spec(keep_alive_s=keep_alive_s, slots=slots, context_tokens_max=128, **more)
     return Deployment(name=model.ref.name, model=model, spec=spec, created_at=CREATED)
 
 
@@ -82,10 +98,11 @@ def deployment(
 class Dialogue:
     """One conversation from an empty state on."""
 
-    state: State = field(default_factory=lambda: new_state(epoch=1, now_s=0.0))
+    state: State = field(default_factory=lambda: new_state(epoch=1, now_s=0.0, priors=PRIORS))
     instances: dict[str, Instance] = field(default_factory=dict)  # as their loads were ordered
     workers: dict[str, WorkerState] = field(default_factory=dict)
     wake_s: float | None = None
+    is_explaining: bool = False  # whether choices are shown with their reasons
     hear: Callable[[on.Event, tuple[do.Action, ...]], None] = lambda _event, _actions: None
 
     def answer(self, line: str) -> list[str]:
@@ -97,6 +114,7 @@ class Dialogue:
             self.state = new_state(
                 epoch=1,
                 now_s=now_s,
+                priors=PRIORS,
                 limits=Limits(
                     **{  # type: ignore[arg-type] # the dialogue names float fields and counts
                         key: int(value) if key.endswith("_max") or key == "window" else value
@@ -104,6 +122,9 @@ class Dialogue:
                     }
                 ),
             )
+            return []
+        if kind == "explain":
+            self.is_explaining = True
             return []
         if kind == "given":
             self._give(rest)
@@ -127,7 +148,7 @@ class Dialogue:
                     place = f"{action.worker_id}/{action.device_id}"
                     size = action.memory_bytes
                     self._made(action.instance_id, model, place, size, action.slots)
-            if (line := shown(action)) is not None:
+            if (line := shown(action, explains=self.is_explaining)) is not None:
                 lines.append(line)
         return lines
 
@@ -171,7 +192,9 @@ class Dialogue:
                 int(size),
                 revision=given.get("rev", "1"),
                 slots=int(given.get("slots", "4")),
-                keep_alive_s=None if keep_alive == "ever" else float(keep_alive),
+                keep_alive_s=_keep_alive_s(keep_alive),
+                learns_keep_alive=keep_alive == "learned",
+                **{key: int(value) for key, value in given.items() if key in _COUNTS},
             ),
         )
 
@@ -237,14 +260,48 @@ class Dialogue:
             idle_s=idle_s,
         )
 
+    def _on_store(self, now_s: float, words: list[str]) -> on.Event:
+        """Parse `store n1 busy=2 alpha@1=40 beta@1`: 40 bytes of alpha are in DRAM."""
+        node_id, *told = words
+        busy_s, stored = 0.0, []
+        for each in told:
+            key, _, value = each.partition("=")
+            if key == "busy":
+                busy_s = float(value)
+                continue
+            name, _, revision = key.partition("@")
+            ref = ModelRef(name=parse_model_name(name), revision=revision)
+            stored.append(Stored(ref, int(value or "0")))
+        return on.StoreReported(now_s=now_s, node_id=node_id, stored=tuple(stored), busy_s=busy_s)
+
+    def _on_store_lost(self, now_s: float, words: list[str]) -> on.Event:
+        return on.StoreLost(now_s=now_s, node_id=words[0])
+
     def _on_lost(self, now_s: float, words: list[str]) -> on.Event:
         return on.WorkerLost(now_s=now_s, worker_id=words[0])
 
     def _on_acquire(self, now_s: float, words: list[str]) -> on.Event:
-        """Parse `acquire r1 alpha not i1-1 i1-2`."""
+        """Parse `acquire r1 alpha deadline=20 not i1-1 i1-2`."""
         request_id, name, *rest = words
+        deadline_s = math.inf
+        if rest and rest[0].startswith("deadline="):
+            deadline_s = float(rest.pop(0).removeprefix("deadline="))
         return on.AcquireRequested(
-            now_s=now_s, request_id=request_id, deployment=name, excluded=frozenset(rest[1:])
+            now_s=now_s,
+            request_id=request_id,
+            deployment=name,
+            excluded=frozenset(rest[1:]),
+            deadline_s=deadline_s,
+        )
+
+    def _on_lines(self, now_s: float, words: list[str]) -> on.Event:
+        """Parse `lines router-1 alpha=3 beta=1`."""
+        router_id, *told = words
+        lines = (each.split("=") for each in told)
+        return on.DemandReported(
+            now_s=now_s,
+            router_id=router_id,
+            lines=tuple(on.Line(name, int(waiting)) for name, waiting in lines),
         )
 
     def _on_cancel(self, now_s: float, words: list[str]) -> on.Event:
@@ -263,13 +320,16 @@ class Dialogue:
         return on.LoadProgressed(now_s=now_s, instance_id=instance_id, progress=progress)
 
     def _on_loaded(self, now_s: float, words: list[str]) -> on.Event:
-        """Parse `loaded i1-1 fetch=0.5 load=1 init=0.25`."""
+        """Parse `loaded i1-1 from=dram fetch=0.5 load=1 init=0.25`."""
         instance_id, *told = words
+        source = Tier.SSD
+        if told and told[0].startswith("from="):
+            source = Tier(told.pop(0).removeprefix("from="))
         phases = tuple(
             PhaseDuration(phase=StartPhase(key), duration_s=float(value))
             for key, value in (each.split("=") for each in told)
         )
-        report = StartReport(cold=True, source=Tier.SSD, phases=phases)
+        report = StartReport(cold=True, source=source, phases=phases)
         return on.LoadSucceeded(now_s=now_s, instance_id=instance_id, start=report)
 
     def _on_failed(self, now_s: float, words: list[str]) -> on.Event:
@@ -286,6 +346,15 @@ class Dialogue:
 
     def _on_tick(self, now_s: float, words: list[str]) -> on.Event:
         return on.Tick(now_s=now_s)
+
+
+_COUNTS = ("priority", "min_replicas", "max_replicas", "target_concurrency", "max_queue")
+
+
+def _keep_alive_s(given: str) -> float | None:
+    if given == "learned":
+        return 300.0
+    return None if given == "ever" else float(given)
 
 
 def blocks(text: str) -> list[tuple[list[str], list[str], list[str]]]:

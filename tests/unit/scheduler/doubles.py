@@ -25,7 +25,8 @@ from services.common.names import parse_model_name
 from services.common.placement import Device, Instance, InstanceState, WorkerState
 from services.scheduler.actions import StartLoad, StartUnload
 from services.scheduler.deployments import MARK
-from services.scheduler.ports import ImportProgress, Peer
+from services.scheduler.ports import ImportProgress, Peer, StoreContents
+from services.scheduler.residency import Stored
 
 HALF = StartProgress(phase=StartPhase.LOAD, bytes_done=1, bytes_total=2)
 LOADED = StartReport(cold=True, source=Tier.SSD)
@@ -173,6 +174,7 @@ class TwoStores:
     ends_without_result: bool = False
     publishes_late: bool = False  # what was cancelled is there a moment later
     models_errors: dict[str, deque[BriskError | None]] = field(default_factory=dict)
+    contents_errors: dict[str, BriskError] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)  # imports, by their folders
     kept_as_is: list[bool] = field(default_factory=list)  # and whether they keep their files
     deleted: list[str] = field(default_factory=list)
@@ -208,6 +210,12 @@ class TwoStores:
         if self.models_errors.get(address) and (error := self.models_errors[address].popleft()):
             raise error
         return tuple(self.held[address])
+
+    async def contents(self, address: str) -> StoreContents:
+        """Tell which models are there, none of them in DRAM."""
+        if (error := self.contents_errors.get(address)) is not None:
+            raise error
+        return StoreContents(stored=tuple(Stored(info.ref) for info in self.held[address]))
 
     async def delete(self, address: str, ref: ModelRef) -> None:
         """Delete a model, unless the test has set an error."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from services.common.errors import BriskError
 from services.common.model import StartProgress, StartReport
 from services.scheduler import actions as do
+from services.scheduler.choice import Candidate, Choice
+from services.scheduler.misses import misses
 
 
-def shown(action: do.Action) -> str | None:
+def shown(action: do.Action, *, explains: bool = False) -> str | None:
     """Return the line for an action; None for wake-ups, which dialogues leave to `wait`."""
     line: str | None = None
     match action:
@@ -32,7 +34,42 @@ def shown(action: do.Action) -> str | None:
             line = f"route up {action.route.instance_id} at {action.route.worker_address}"
         case do.RouteDown():
             line = f"route down {action.instance_id}"
+        case do.Explain() if explains:
+            line = f"because {action.placement_id}: {_choice(action.choice)}"
+        case do.Outcome() if explains:
+            line = f"outcome {action.placement_id} {action.instance_id}: {_outcome(action)}"
+        case do.Explain() | do.Outcome():
+            pass
     return line
+
+
+def _choice(choice: Choice) -> str:
+    """Show the chosen way first, then what it was compared with."""
+    others = [each for each in choice.considered if each != choice.chosen]
+    chosen = "nothing" if choice.chosen is None else _candidate(choice.chosen)
+    return "; ".join([chosen, *(f"not {_candidate(each)}" for each in others)])
+
+
+def _candidate(candidate: Candidate) -> str:
+    key, estimate = candidate.device, candidate.estimate
+    spans = [
+        f"{name}={ms:.0f}" for name, ms in zip(estimate._fields, estimate, strict=True) if ms >= 0.5
+    ]
+    loss = f" loss={candidate.loss_ms:.0f}" if candidate.loss_ms >= 0.5 else ""
+    victims = f" of {','.join(candidate.victims)}" if candidate.victims else ""
+    refused = f" refused: {candidate.refused}" if candidate.refused else ""
+    place = f"{key.worker_id}/{key.device_id}"
+    told = f"{candidate.way} {place} {candidate.tier}"
+    return f"{told} {' '.join(spans)}{loss}{victims}{refused}"
+
+
+def _outcome(action: do.Outcome) -> str:
+    if action.report is None:
+        return "failed"
+    return " ".join(
+        f"{each.phase}={each.actual_s:g}/{each.predicted_s:.2f}"
+        for each in misses(action.expected, action.report)
+    )
 
 
 def _progress(progress: StartProgress) -> str:

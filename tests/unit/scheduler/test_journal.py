@@ -1,6 +1,8 @@
 """Every decision is one log line that names what it is about; what changes nothing is for debug."""
 
+import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -45,7 +47,12 @@ def test_a_decision_is_one_line_with_its_ids(lines: list[dict[str, object]]) -> 
     assert lines[2]["deployment"] == "alpha"
     asked = lines[3]
     assert (asked["request"], asked["deployment"]) == ("r1", "alpha")
-    assert asked["actions"] == [
+    told_of: list[dict[str, Any]] = asked["actions"]  # type: ignore[assignment] # as it is
+    why, rest = told_of[0], told_of[1:]
+    assert (why["do"], why["placement"], why["candidates"]) == ("Explain", "p1-1", 1)
+    assert why["chosen"]["device"] == "w1/cpu:0"
+    assert why["chosen"]["start_ms"] > 0.0
+    assert rest == [
         {"do": "TellProgress", "requests": 1, "phase": "placement"},
         {
             "do": "StartLoad",
@@ -84,6 +91,8 @@ def test_each_kind_of_action_is_told(lines: list[dict[str, object]]) -> None:
         "Refuse",
         "RouteUp",
         "RouteDown",
+        "Explain",
+        "Outcome",
     }
 
 
@@ -115,3 +124,31 @@ def test_the_gauges_follow_the_state() -> None:
     assert metrics.WORKERS._value.get() == 1  # noqa: SLF001
     assert metrics.DEPLOYMENTS._value.get() == 2  # noqa: SLF001
     assert metrics.INSTANCES.labels("loading")._value.get() == 1  # noqa: SLF001
+
+
+def test_how_far_off_predictions_were_is_counted_by_phase_and_tier() -> None:
+    def count(phase: str) -> float:
+        (metric,) = metrics.ESTIMATE_ERROR_SECONDS.labels(phase, "ssd").collect()
+        return sum(float(each.value) for each in metric.samples if each.name.endswith("_count"))
+
+    before = [count(phase) for phase in ("transfer", "init", "start")]
+    played(
+        "0.0 learned",
+        "0.0 worker w1 cpu:0=100",
+        "0.0 put alpha 40",
+        "1.0 acquire r1 alpha",
+        "6.0 loaded i1-1 load=9 init=0.25",
+    )
+    assert [count(phase) for phase in ("transfer", "init", "start")] == [x + 1 for x in before]
+
+
+def test_at_debug_level_a_line_holds_the_whole_decision(
+    lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger(journal.LOGGER)
+    monkeypatch.setattr(logger, "isEnabledFor", lambda _level: True)
+
+    played("0.0 learned", "1.0 acquire r1 nothing")
+
+    assert lines[1]["input"]["request_id"] == "r1"  # type: ignore[index] # a dict
+    assert lines[1]["output"][0]["is"] == "Refuse"  # type: ignore[index] # a list

@@ -21,10 +21,19 @@ from services.common.model import StartPhase, StartProgress
 from services.common.placement import InstanceState
 from services.scheduler import events
 from services.scheduler.actions import Grant
+from services.scheduler.estimates import Priors
 from services.scheduler.shell import Reign
 from services.scheduler.state import Limits
 from tests.unit.scheduler.dialogue import deployment
-from tests.unit.scheduler.doubles import HALF, WORKER, OneWorker, Registered, settled, until
+from tests.unit.scheduler.doubles import (
+    HALF,
+    WORKER,
+    OneWorker,
+    Registered,
+    TwoStores,
+    settled,
+    until,
+)
 
 NOT_LEADER = UnavailableError("over", reason=Reason.NOT_LEADER)
 
@@ -48,8 +57,10 @@ async def reigning(*, learned: bool = True) -> AsyncIterator[Court]:
         epoch=7,
         term=0,
         workers=worker,
+        stores=TwoStores(),
         peers=peers,
         limits=Limits(backoff_s=0.01, unload_backoff_s=0.01),
+        priors=Priors(),
         watchers_max=10,
         why_over=lambda: NOT_LEADER,
     )

@@ -72,6 +72,6 @@ def test_nodes_are_those_with_a_store_or_a_worker() -> None:
     )
     shown = [
         (node.node_id, node.storemgr_address, [each.worker_id for each in node.workers])
-        for node in view.nodes(state, stores)
+        for node in view.nodes(state, stores, 0.0)
     ]
     assert shown == [("n1", "n1:1", ["w1"]), ("n2", "", ["w2"]), ("n3", "n3:1", [])]
