@@ -22,6 +22,7 @@ from services.router.adapters import GrpcCatalog, GrpcScheduler, GrpcWorkers
 from services.router.admission import Admission
 from services.router.config import RouterConfig
 from services.router.control import ControlForwarder
+from services.router.demand import report_demand
 from services.router.dispatch import Dispatcher
 from services.router.farewell import Farewell
 from services.router.front import Front
@@ -77,6 +78,7 @@ async def main(config: RouterConfig) -> None:
             server,
             _registration(config, redis, server, router_id, metrics.address).run(),
             watch_routes(scheduler, front.dispatcher, front.workers),
+            report_demand(scheduler, front.dispatcher),
             announce_s=config.announce_s,
             drain_s=config.drain_s,
             before_drain=leave,

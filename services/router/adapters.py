@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -94,6 +94,23 @@ class GrpcScheduler:
                     scheduler_pb2.ReleaseRequest(request_id=grant_id),
                     timeout=deadline.remaining_s(),
                 )
+            except grpc.aio.AioRpcError as error:
+                raise self._told(error, leader) from error
+
+    async def report_demand(self, lines: Mapping[str, int], deadline: Deadline) -> None:
+        """Tell how many requests are in line for each deployment."""
+        request = scheduler_pb2.ReportDemandRequest(
+            router_id=self._router_id,
+            lines=[
+                scheduler_pb2.DemandLine(deployment=model, waiting=waiting)
+                for model, waiting in lines.items()
+            ],
+        )
+        leader = await self._locator.locate()
+        with self._pool.use(leader.address) as channel:
+            stub = scheduler_grpc.SchedulerServiceStub(channel)
+            try:
+                await stub.ReportDemand(request, timeout=deadline.remaining_s())
             except grpc.aio.AioRpcError as error:
                 raise self._told(error, leader) from error
 

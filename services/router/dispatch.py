@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
@@ -102,6 +103,7 @@ class Dispatcher:
         self._leader_wait_s = leader_wait_s
         self._lines: dict[str, deque[_Waiter]] = {}  # only models that someone is in line for
         self._releases: set[asyncio.Task[None]] = set()
+        self.lines_changed = asyncio.Event()
 
     def seat_now(self, model: str, excluded: frozenset[str]) -> Seat | None:
         """Return a seat if there is a free slot and nobody is in line for it."""
@@ -159,6 +161,10 @@ class Dispatcher:
         loop.call_later(AVOID_S + 0.01, self._serve_line, route.deployment)
         self._serve_line(route.deployment)
 
+    def lines(self, most: int) -> dict[str, int]:
+        """Return how many are in line for each model, of at most so many models."""
+        return {model: len(line) for model, line in islice(self._lines.items(), most)}
+
     def release(self, grant: Grant) -> None:
         """Give a grant back in the background, off the request's path."""
         if len(self._releases) >= _RELEASES_MAX:
@@ -189,6 +195,8 @@ class Dispatcher:
         waiter = _Waiter(excluded)
         self._lines.setdefault(model, deque()).append(waiter)
         self._serve_line(model)
+        if not waiter.turn.done():
+            self.lines_changed.set()
         try:
             return await waiter.turn
         except asyncio.CancelledError:
@@ -213,6 +221,7 @@ class Dispatcher:
             return
         if waiter in line:
             line.remove(waiter)
+            self.lines_changed.set()
         if not line:
             del self._lines[model]
 
@@ -230,6 +239,7 @@ class Dispatcher:
             route = self.table.take(model, waiter.excluded, now_s)
             if route is not None or not self.table.serves(model, waiter.excluded, now_s):
                 waiter.turn.set_result(route)
+                self.lines_changed.set()
                 continue
             stay.append(waiter)
             if not waiter.excluded:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -48,6 +48,9 @@ class Scheduler(Protocol):
 
     async def release(self, grant_id: str, deadline: Deadline) -> None:
         """Give a grant back. Safe to repeat."""
+
+    async def report_demand(self, lines: Mapping[str, int], deadline: Deadline) -> None:
+        """Tell how many requests are in line for each deployment."""
 
     def watch_routes(self) -> AsyncGenerator[RouteUpdate]:
         """Yield all routes once, then each change, until the leadership or the watch ends."""
