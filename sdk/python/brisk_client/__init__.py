@@ -28,7 +28,8 @@ from brisk_client.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from brisk_client.requests import SamplingOptions
+from brisk_client.explanation import Explanation
+from brisk_client.requests import SamplingOptions, ScaleOptions
 from brisk_client.results import (
     ChatMessage,
     Chunk,
@@ -43,6 +44,7 @@ from brisk_client.results import (
     InstanceState,
     ModelInfo,
     Node,
+    NodeIo,
     Phase,
     PhaseDuration,
     Progress,
@@ -70,6 +72,7 @@ __all__ = [
     "Deployment",
     "DeploymentDetail",
     "Device",
+    "Explanation",
     "FailedPreconditionError",
     "FinishReason",
     "ImportProgress",
@@ -79,6 +82,7 @@ __all__ = [
     "InvalidRequestError",
     "ModelInfo",
     "Node",
+    "NodeIo",
     "NotFoundError",
     "Phase",
     "PhaseDuration",
@@ -86,6 +90,7 @@ __all__ = [
     "RequestCancelledError",
     "ResourceExhaustedError",
     "SamplingOptions",
+    "ScaleOptions",
     "StartReport",
     "Stream",
     "StreamBrokenError",

@@ -15,7 +15,8 @@ from brisk_client import channel, replies, requests
 from brisk_client.connection import Connection
 from brisk_client.endpoint import resolve_endpoint
 from brisk_client.errors import StreamBrokenError
-from brisk_client.requests import SamplingOptions
+from brisk_client.explanation import Explanation
+from brisk_client.requests import SamplingOptions, ScaleOptions
 from brisk_client.results import (
     ChatMessage,
     ClusterView,
@@ -161,11 +162,13 @@ class AsyncClient:
         context_tokens_max: int | None = None,
         on_progress: ImportCallback | None = None,
         timeout_s: float | None = None,
+        **scale: Unpack[ScaleOptions],
     ) -> Deployment:
         """Make a model available under `name` and return the deployment.
 
         `source` is a folder to import first, `model` an imported model's name. `keep_alive_s` is
         how long an idle instance stays: 0 not at all, math.inf for ever, left out 5 minutes.
+        How many instances there are, and whose requests go first, is in `ScaleOptions`.
         Replaces a deployment of the same name. Cancelling leaves the deployments as they were.
         """
         request = requests.deploy(
@@ -176,6 +179,7 @@ class AsyncClient:
             keep_alive_s=keep_alive_s,
             slots=slots,
             context_tokens_max=context_tokens_max,
+            scale=scale,
         )
         message = await self._connection.last(
             lambda opened: ControlServiceStub(opened).Deploy,
@@ -238,6 +242,20 @@ class AsyncClient:
             timeout_s=self._connection.deadline_s(timeout_s, CONTROL_TIMEOUT_S),
         )
         return tuple(replies.instance(entry) for entry in reply.instances)
+
+    async def explain(self, name: str, *, timeout_s: float | None = None) -> Explanation:
+        """Return why a start went where it went, by a request's id, a placement's or an instance's.
+
+        Raises NotFoundError: the scheduler keeps the newest few thousand, and only requests that
+        it was asked about.
+        """
+        request = control_pb2.ExplainRequest(id=name)
+        reply = await self._connection.unary(
+            lambda opened: ControlServiceStub(opened).Explain,
+            request,
+            timeout_s=self._connection.deadline_s(timeout_s, CONTROL_TIMEOUT_S),
+        )
+        return replies.explanation(reply)
 
     def _stream(
         self,

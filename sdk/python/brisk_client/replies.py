@@ -9,6 +9,14 @@ from brisk.common.v1 import model_pb2, placement_pb2
 from brisk.control.v1 import control_service_pb2 as control_pb2
 from google.protobuf.duration_pb2 import Duration
 
+from brisk_client.explanation import (
+    Attempt,
+    Candidate,
+    Choice,
+    Explanation,
+    ServedRequest,
+    Way,
+)
 from brisk_client.results import (
     Chunk,
     ClusterView,
@@ -21,6 +29,7 @@ from brisk_client.results import (
     InstanceState,
     ModelInfo,
     Node,
+    NodeIo,
     Phase,
     PhaseDuration,
     Progress,
@@ -54,6 +63,12 @@ _STATES = {
     placement_pb2.INSTANCE_STATE_LOADING: InstanceState.LOADING,
     placement_pb2.INSTANCE_STATE_READY: InstanceState.READY,
     placement_pb2.INSTANCE_STATE_LEAVING: InstanceState.LEAVING,
+}
+_WAYS = {
+    control_pb2.PLACEMENT_WAY_FREE: Way.FREE,
+    control_pb2.PLACEMENT_WAY_EVICT: Way.EVICT,
+    control_pb2.PLACEMENT_WAY_WAIT: Way.WAIT,
+    control_pb2.PLACEMENT_WAY_MIGRATE: Way.MIGRATE,
 }
 
 
@@ -131,6 +146,12 @@ def deployment(message: control_pb2.Deployment) -> Deployment:
         instances_ready=message.instances_ready,
         instances_loading=message.instances_loading,
         device_bytes=message.device_bytes,
+        learned_keep_alive=message.spec.learned_keep_alive,
+        min_replicas=message.spec.min_replicas,
+        max_replicas=message.spec.max_replicas,
+        target_concurrency=message.spec.target_concurrency,
+        max_queue=message.spec.max_queue if message.spec.HasField("max_queue") else None,
+        priority=message.spec.priority,
     )
 
 
@@ -189,11 +210,74 @@ def cluster_view(message: control_pb2.ListNodesResponse) -> ClusterView:
                 node_id=node.node_id,
                 storemgr_address=node.storemgr_address or None,
                 workers=tuple(worker(state) for state in node.workers),
+                io=node_io(node.io) if node.HasField("io") else None,
             )
             for node in message.nodes
         ),
         leader_id=message.leader_id,
         leader_epoch=message.leader_epoch,
+    )
+
+
+def node_io(message: control_pb2.NodeIo) -> NodeIo:
+    """Return what the scheduler has learnt of a node."""
+    return NodeIo(
+        loads=message.loads,
+        wait_s=seconds(message.wait),
+        ssd_bytes_per_s=message.ssd_bytes_per_s,
+        dram_bytes_per_s=message.dram_bytes_per_s,
+        models_on_ssd=message.models_on_ssd if message.HasField("models_on_ssd") else None,
+        models_in_dram=message.models_in_dram if message.HasField("models_in_dram") else None,
+    )
+
+
+def explanation(message: control_pb2.ExplainResponse) -> Explanation:
+    """Return why a start went where it went."""
+    return Explanation(
+        placement_id=message.placement_id,
+        deployment=message.deployment,
+        began_at=message.began_at.ToDatetime(tzinfo=UTC),
+        choices=tuple(
+            Choice(
+                at_s=seconds(entry.at),
+                chosen=candidate(entry.chosen) if entry.HasField("chosen") else None,
+                considered=tuple(candidate(each) for each in entry.considered),
+            )
+            for entry in message.choices
+        ),
+        attempts=tuple(
+            Attempt(
+                instance_id=entry.instance_id,
+                expected=candidate(entry.expected),
+                ordered_s=seconds(entry.ordered),
+                took_s=seconds(entry.took),
+                report=start_report(entry.report) if entry.HasField("report") else None,
+                failure=entry.failure,
+            )
+            for entry in message.attempts
+        ),
+        served=tuple(
+            ServedRequest(request_id=entry.request_id, start=start_report(entry.start))
+            for entry in message.served
+        ),
+    )
+
+
+def candidate(message: control_pb2.PlacementCandidate) -> Candidate:
+    """Return one way to start a model."""
+    return Candidate(
+        way=_WAYS.get(message.way, Way.UNKNOWN),
+        node_id=message.node_id,
+        worker_id=message.worker_id,
+        device_id=message.device_id,
+        source=_TIERS.get(message.tier, Tier.UNKNOWN),
+        room_s=seconds(message.room),
+        queue_s=seconds(message.queue),
+        transfer_s=seconds(message.transfer),
+        init_s=seconds(message.init),
+        loss_s=seconds(message.loss),
+        victims=tuple(message.victim_instance_ids),
+        refused=message.refused,
     )
 
 

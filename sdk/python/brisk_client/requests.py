@@ -42,6 +42,17 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool
 
 
+class ScaleOptions(TypedDict, total=False):
+    """How many instances a deployment has; what is left out takes the server's default."""
+
+    learned_keep_alive: bool  # learn from its idle times how long an instance stays
+    min_replicas: int  # always there; default 0
+    max_replicas: int  # at most; default 1, or min_replicas
+    target_concurrency: int  # sequences for which one instance is meant; default its slots
+    max_queue: int  # requests that may wait for an instance to start; default no limit of its own
+    priority: int  # -10..10: a step counts like having come a turn, 30 s, earlier
+
+
 @contextmanager
 def _refusing(what: str, reason: str | None = None) -> Iterator[None]:
     """Turn protobuf's complaints about a value into our error."""
@@ -178,6 +189,7 @@ def deploy(
     keep_alive_s: float | None,
     slots: int | None,
     context_tokens_max: int | None,
+    scale: ScaleOptions | None = None,
 ) -> control_pb2.DeployRequest:
     """Return the request to deploy a folder or an imported model, exactly one of them."""
     if (source is None) == (model is None):
@@ -190,14 +202,31 @@ def deploy(
             request.model.CopyFrom(model_pb2.ModelRef(name=model, revision=revision or ""))
         _set_optional(request.spec, "slots", slots)
         _set_optional(request.spec, "context_tokens_max", context_tokens_max)
+        _set_scale(request.spec, {} if scale is None else scale)
         if keep_alive_s is not None:
             request.spec.keep_alive.CopyFrom(_keep_alive(keep_alive_s))
         return request
 
 
-def _set_optional(spec: control_pb2.DeploymentSpec, field: str, value: int | None) -> None:
+def _set_scale(spec: control_pb2.DeploymentSpec, scale: ScaleOptions) -> None:
+    if unknown := sorted(scale.keys() - ScaleOptions.__annotations__.keys()):
+        known = ", ".join(ScaleOptions.__annotations__)
+        raise TypeError(f"unknown option {unknown[0]!r}; scale options: {known}")
+    for name, value in scale.items():
+        if name == "learned_keep_alive":
+            spec.learned_keep_alive = bool(value)
+        elif name == "priority":
+            with _refusing(name, _INVALID_SPEC):
+                spec.priority = value  # type: ignore[assignment]  # protobuf checks it
+        else:
+            _set_optional(spec, name, value, least=0)  # type: ignore[arg-type]  # a number or None
+
+
+def _set_optional(
+    spec: control_pb2.DeploymentSpec, field: str, value: int | None, *, least: int = 1
+) -> None:
     if value is not None:
-        _check_limits(field, value, _UINT32_MAX, least=1, reason=_INVALID_SPEC)
+        _check_limits(field, value, _UINT32_MAX, least=least, reason=_INVALID_SPEC)
         with _refusing(field, _INVALID_SPEC):
             setattr(spec, field, value)
 

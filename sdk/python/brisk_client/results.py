@@ -155,6 +155,12 @@ class Deployment:
     instances_ready: int
     instances_loading: int
     device_bytes: int
+    learned_keep_alive: bool = False
+    min_replicas: int = 0
+    max_replicas: int = 1
+    target_concurrency: int = 0  # sequences for which one instance is meant
+    max_queue: int | None = None  # None: no limit of its own
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,12 +212,25 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIo:
+    """What the scheduler has learnt and predicts of a node."""
+
+    loads: int  # under way
+    wait_s: float  # of a load that is ordered now
+    ssd_bytes_per_s: int
+    dram_bytes_per_s: int
+    models_on_ssd: int | None  # None: its store manager has not told
+    models_in_dram: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A host: one store manager and its workers."""
 
     node_id: str
     storemgr_address: str | None  # None: not registered
     workers: tuple[Worker, ...]
+    io: NodeIo | None = None  # None: the scheduler does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from brisk_client.client import AsyncClient, ImportCallback
+from brisk_client.explanation import Explanation
 from brisk_client.loop_thread import LoopThread
-from brisk_client.requests import SamplingOptions
+from brisk_client.requests import SamplingOptions, ScaleOptions
 from brisk_client.results import (
     ChatMessage,
     Chunk,
@@ -210,6 +211,7 @@ class Client:
         context_tokens_max: int | None = None,
         on_progress: ImportCallback | None = None,
         timeout_s: float | None = None,
+        **scale: Unpack[ScaleOptions],
     ) -> Deployment:
         """Make a model available under `name` and return the deployment."""
         return self._loop.run(
@@ -223,6 +225,7 @@ class Client:
                 context_tokens_max=context_tokens_max,
                 on_progress=on_progress,
                 timeout_s=timeout_s,
+                **scale,
             )
         )
 
@@ -247,3 +250,7 @@ class Client:
     def instances(self, *, timeout_s: float | None = None) -> tuple[Instance, ...]:
         """Return the instances of all deployments."""
         return self._loop.run(self._inner.instances(timeout_s=timeout_s))
+
+    def explain(self, name: str, *, timeout_s: float | None = None) -> Explanation:
+        """Return why a start went where it went; see `AsyncClient.explain`."""
+        return self._loop.run(self._inner.explain(name, timeout_s=timeout_s))

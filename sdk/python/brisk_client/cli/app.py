@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from brisk_client.cli import chat, grpc_tool, models, run, up, view
+from brisk_client.cli import chat, explain, grpc_tool, models, nodes, run, up, view
 from brisk_client.cli.exits import HELP, ExitCode, Failure, failure
 from brisk_client.cli.output import complain
 from brisk_client.errors import BriskError
@@ -45,6 +45,9 @@ app.command("rm", rich_help_panel="Models")(models.rm)
 app.command("run", rich_help_panel="Answers")(run.run)
 app.command("chat", rich_help_panel="Answers")(chat.chat)
 app.command("ps", rich_help_panel="Cluster")(view.ps)
+app.command("nodes", rich_help_panel="Cluster")(nodes.nodes)
+app.command("top", rich_help_panel="Cluster")(nodes.top)
+app.command("explain", rich_help_panel="Cluster")(explain.explain)
 app.command("status", rich_help_panel="Cluster")(view.status)
 app.command("version", rich_help_panel="Cluster")(view.version)
 app.add_typer(grpc_tool.app, name="grpc", rich_help_panel="Cluster")

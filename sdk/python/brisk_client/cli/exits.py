@@ -72,6 +72,11 @@ def _hint(error: BriskError) -> str | None:
             )
         case NotFoundError(reason="MODEL_NOT_FOUND"):
             hint = "`brisk ls` lists what is deployed"
+        case NotFoundError(reason="PLACEMENT_NOT_FOUND"):
+            hint = (
+                "the scheduler keeps the newest few thousand starts; a request whose model was "
+                "warm may never have reached it"
+            )
         case NotFoundError(reason="SOURCE_NOT_FOUND"):
             hint = "the folder has to be on each machine that runs a store manager"
         case InvalidRequestError(reason="SOURCE_NOT_A_FOLDER"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 from rich.progress import (
@@ -29,6 +29,7 @@ from brisk_client.cli.output import (
     table,
 )
 from brisk_client.errors import BriskError
+from brisk_client.requests import ScaleOptions
 from brisk_client.results import Deployment, ImportProgress
 from brisk_client.sync import Client
 
@@ -54,11 +55,30 @@ def deploy(
     ] = None,
     keep_alive: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="How long an idle instance stays: 5m, 0 or forever."),
+        typer.Option(
+            metavar="TIME", help="How long an idle instance stays: 5m, 0, forever or learned."
+        ),
     ] = None,
     slots: Annotated[int | None, typer.Option(help="Sequences decoded side by side (4).")] = None,
     context: Annotated[
         int | None, typer.Option(help="Longest sequence in tokens, prompt included.")
+    ] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option("--min", help="Instances that are always there (0).")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option("--max", help="Instances at most (1).")
+    ] = None,
+    target: Annotated[
+        int | None,
+        typer.Option("--target", help="Sequences to an instance before another starts (slots)."),
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(help="Requests that may wait for a start (no limit of its own).")
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="-10..10: a step counts like having come a turn earlier (0)."),
     ] = None,
     endpoint: Endpoint = None,
     timeout: TimeoutS = None,
@@ -71,22 +91,35 @@ def deploy(
       brisk deploy tiny --from ./models/tiny --keep-alive 10m
 
       brisk deploy tiny-long --model tiny --context 8192 --slots 1
+
+      brisk deploy busy --model tiny --min 1 --max 4 --keep-alive learned
     """
     if (source is None) == (model is None):
         raise typer.BadParameter("give either --from FOLDER or --model NAME")
     _refuse_empty(source)
     model_name, _, revision = (model or "").partition("@")
+    scale = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "target_concurrency": target,
+        "max_queue": max_queue,
+        "priority": priority,
+    }
+    is_learned = keep_alive is not None and keep_alive.strip().lower() == "learned"
+    if is_learned:
+        scale["learned_keep_alive"] = True
     with Client(endpoint) as client, _naming(source), import_bar() as on_progress:
         deployed = client.deploy(
             name,
             source=source,
             model=model_name or None,
             revision=revision or None,
-            keep_alive_s=None if keep_alive is None else parse_keep_alive(keep_alive),
+            keep_alive_s=None if is_learned or keep_alive is None else parse_keep_alive(keep_alive),
             slots=slots,
             context_tokens_max=context,
             on_progress=on_progress,
             timeout_s=timeout,
+            **cast("ScaleOptions", {key: each for key, each in scale.items() if each is not None}),
         )
     if as_json:
         print_json(deployed)
@@ -164,7 +197,7 @@ def ls(*, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
             human_count(deployed.model.parameters),
             human_bytes(deployed.model.weight_bytes),
             str(deployed.context_tokens_max or "-"),
-            human_seconds(deployed.keep_alive_s),
+            "learned" if deployed.learned_keep_alive else human_seconds(deployed.keep_alive_s),
             _instances(deployed),
             human_age(deployed.created_at),
         )

@@ -123,6 +123,13 @@ def human_seconds(seconds: float) -> str:
     return f"{whole}s"
 
 
+def human_milliseconds(seconds: float) -> str:
+    """Return a short length of time: 0.0123 is "12 ms", 0.0004 "0.4 ms"."""
+    milliseconds = seconds * 1_000
+    digits = 0 if milliseconds >= _TEN or milliseconds == 0 else 1
+    return f"{milliseconds:,.{digits}f} ms"
+
+
 def human_age(moment: datetime) -> str:
     """Return how long ago `moment` was."""
     return human_seconds(max((datetime.now(UTC) - moment).total_seconds(), 0.0))
