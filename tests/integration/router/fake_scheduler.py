@@ -58,6 +58,7 @@ class FakeScheduler(pb2_grpc.SchedulerServiceServicer):
         self.acquire_seconds: list[float] = []  # how long each caller said it would wait
         self.given_up = asyncio.Semaphore(0)  # a permit for each Acquire cancelled
         self.released: list[str] = []
+        self.lines: list[dict[str, int]] = []  # of routers, as they told them
         self.watchers: set[Watcher] = set()
 
     async def publish(self, *routes: Route) -> None:
@@ -133,6 +134,12 @@ class FakeScheduler(pb2_grpc.SchedulerServiceServicer):
         self, request: pb2.ReportWorkerRequest, context: Any
     ) -> pb2.ReportWorkerResponse:
         return pb2.ReportWorkerResponse()
+
+    async def ReportDemand(  # noqa: N802 - gRPC's name
+        self, request: pb2.ReportDemandRequest, context: Any
+    ) -> pb2.ReportDemandResponse:
+        self.lines.append({each.deployment: each.waiting for each in request.lines})
+        return pb2.ReportDemandResponse()
 
     def _tell(self, news: pb2.WatchRoutesResponse) -> None:
         news.leader_epoch = self.epoch
@@ -215,6 +222,11 @@ class FakeControl(control_grpc.ControlServiceServicer):
     async def ListInstances(  # noqa: N802 - gRPC's name
         self, request: control_pb2.ListInstancesRequest, context: Any
     ) -> control_pb2.ListInstancesResponse:
+        raise NotImplementedError
+
+    async def Explain(  # noqa: N802 - gRPC's name
+        self, request: control_pb2.ExplainRequest, context: Any
+    ) -> control_pb2.ExplainResponse:
         raise NotImplementedError
 
     def _note(self, context: Any) -> None:

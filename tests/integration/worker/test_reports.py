@@ -38,6 +38,11 @@ class Leader(pb2_grpc.SchedulerServiceServicer):
         self.heard.put_nowait(request.state)
         return pb2.ReportWorkerResponse()
 
+    async def ReportDemand(  # noqa: N802
+        self, request: pb2.ReportDemandRequest, context: object
+    ) -> pb2.ReportDemandResponse:
+        raise NotImplementedError
+
     async def until(self, what: str, value: object) -> placement_pb2.WorkerState:
         """Return the first report whose only instance, if any, has this value."""
         async with asyncio.timeout(20):

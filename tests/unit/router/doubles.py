@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.common.deadline import Deadline
@@ -78,6 +78,7 @@ class FakeScheduler:
     given_up: int = 0
     released: list[str] = field(default_factory=list)
     watches: int = 0
+    told: list[dict[str, int]] = field(default_factory=list)  # lines, as they were reported
 
     async def acquire(
         self, grant_id: str, deployment: str, excluded: frozenset[str], deadline: Deadline
@@ -106,6 +107,10 @@ class FakeScheduler:
             raise
         finally:
             self.waiting -= 1
+
+    async def report_demand(self, lines: Mapping[str, int], deadline: Deadline) -> None:
+        self._check_leads()
+        self.told.append(dict(lines))
 
     async def release(self, grant_id: str, deadline: Deadline) -> None:
         self._check_leads()
