@@ -168,6 +168,9 @@ class _Control(control_service_pb2_grpc.ControlServiceServicer):
     async def ListInstances(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         return await self._unary(request, context)
 
+    async def Explain(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        return await self._unary(request, context)
+
 
 @asynccontextmanager
 async def scripted_router() -> AsyncIterator[ScriptedRouter]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from brisk.common.v1 import model_pb2
 from brisk.control.v1 import control_service_pb2 as control_pb2
 from brisk_client.cli.app import execute
 from brisk_client.local.spec import ClusterSpec
@@ -468,3 +469,95 @@ async def test_version_names_what_runs(capsys: pytest.CaptureFixture[str]) -> No
 async def test_down_without_a_cluster_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert await brisk(None, "down", "--json") == 0
     assert json.loads(capsys.readouterr().out)["stopped"] is False
+
+
+def explained() -> control_pb2.ExplainResponse:
+    near = control_pb2.PlacementCandidate(
+        way=control_pb2.PLACEMENT_WAY_EVICT,
+        node_id="n-1",
+        worker_id="w-1",
+        device_id="cpu:0",
+        tier=model_pb2.TIER_DRAM,
+        victim_instance_ids=["i-7"],
+    )
+    near.transfer.FromMilliseconds(120)
+    near.init.FromMilliseconds(30)
+    far = control_pb2.PlacementCandidate(
+        way=control_pb2.PLACEMENT_WAY_MIGRATE, worker_id="w-2", refused="workers cannot"
+    )
+    made = control_pb2.ExplainResponse(placement_id="p-1", deployment="tiny")
+    choice = made.choices.add(chosen=near, considered=[near, far])
+    choice.at.FromMilliseconds(5)
+    attempt = made.attempts.add(instance_id="i-8", expected=near)
+    attempt.took.FromMilliseconds(170)
+    phase = attempt.report.phases.add(phase=model_pb2.START_PHASE_LOAD)
+    phase.duration.FromMilliseconds(140)
+    made.attempts.add(instance_id="i-9", expected=near, failure="DATA_LOSS")
+    made.served.add(request_id="r-1").start.cold = True
+    return made
+
+
+async def test_explain_shows_what_was_compared_and_what_happened(
+    router: ScriptedRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts = [(explained(),)]
+    assert await brisk(router, "explain", "r-1") == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "p-1: tiny",
+        "evict on n-1/w-1/cpu:0, ready in 150 ms",
+        "evicts i-7",
+        "workers cannot",
+        "transfer 140 ms (120 ms)",
+        "DATA_LOSS",
+        "r-1",
+    ):
+        assert text in shown
+    assert await brisk(router, "explain", "r-1", "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["choices"][0]["chosen"]["victims"] == ["i-7"]
+    assert value["attempts"][1]["report"] is None
+
+
+async def test_explain_says_what_is_not_kept(
+    router: ScriptedRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts = [(Refuse(code_pb2.NOT_FOUND, "PLACEMENT_NOT_FOUND"),)]
+    assert await brisk(router, "explain", "r-1") != 0
+    assert "newest few thousand" in capsys.readouterr().err
+
+
+async def test_nodes_and_top_show_devices_and_loads(
+    router: ScriptedRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = nodes()
+    told.nodes[0].io.loads = 3
+    told.nodes[0].io.ssd_bytes_per_s = 2**30
+    told.nodes[0].io.models_in_dram = 5
+    router.scripts = [(told,)]
+    assert await brisk(router, "nodes") == 0
+    shown = capsys.readouterr().out
+    for text in ("512.0 MiB", "1.0 GiB", "1.0 GiB/s", "5 models", "3"):
+        assert text in shown
+    models = control_pb2.ListModelsResponse(deployments=[deployment()])
+    instances = control_pb2.ListInstancesResponse(instances=[instance()])
+    router.scripts = [(told,), (instances,), (models,)]
+    assert await brisk(router, "top") == 0  # no terminal: one look
+    shown = capsys.readouterr().out
+    for text in ("s-1 (epoch 7)", "1 ready, 0 loading", "w-1", "0 of 4", "█"):
+        assert text in shown
+
+
+async def test_deploy_sends_how_a_deployment_scales(
+    router: ScriptedRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts = [(control_pb2.DeployResponse(deployment=deployment()),)]
+    arguments = ("--min", "1", "--max", "4", "--target", "8", "--max-queue", "9")
+    more = ("--priority", "-2", "--keep-alive", "learned")
+    assert await brisk(router, "deploy", "tiny", "--model", "m", *arguments, *more) == 0
+    (request,) = router.requests
+    spec = request.spec  # type: ignore[attr-defined]
+    assert (spec.min_replicas, spec.max_replicas) == (1, 4)
+    assert (spec.target_concurrency, spec.max_queue, spec.priority) == (8, 9, -2)
+    assert spec.learned_keep_alive
+    assert not spec.HasField("keep_alive")
