@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from services.scheduler.actions import Explain, Outcome
 from services.scheduler.core import decide, new_state
 from services.scheduler.state import Limits, State
 from sim.facts import Deed, Happening, Moved, TierChanged
@@ -32,4 +33,4 @@ class Brisk:
         if isinstance(happening, TierChanged | Moved):
             return ()
         self.state, deeds = decide(self.state, happening)
-        return deeds
+        return [each for each in deeds if not isinstance(each, Explain | Outcome)]  # for people
