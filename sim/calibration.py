@@ -24,6 +24,8 @@ class Control:
     router_s: float  # what the router adds to each request
     report_gap_s: float  # changes closer together share a report
     heartbeat_s: float  # between reports when nothing changes
+    lines_gap_s: float  # changes of a router's lines closer together share a report
+    lines_repeat_s: float  # between two of them while nothing changes
     lost_s: float  # from a node's death until the scheduler hears of it
     broken_s: float  # from a node's death until streams break
     unload_s: float

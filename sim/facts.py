@@ -24,6 +24,15 @@ class TierChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreTold:
+    """A node's store has told all that it has; its memory is empty."""
+
+    now_s: float
+    node_id: str
+    on_ssd: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """A migration is over: its sequences run at the destination, or had ended before."""
 
@@ -46,5 +55,5 @@ class Preempt:
     instance_id: str
 
 
-Happening = Event | TierChanged | Moved
+Happening = Event | TierChanged | StoreTold | Moved
 Deed = Action | Migrate | Preempt

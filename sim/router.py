@@ -12,7 +12,7 @@ from typing import Protocol
 
 from services.common.placement import Route
 from services.scheduler import actions, events
-from services.scheduler.events import Event
+from services.scheduler.events import Event, Line
 from sim.agenda import Agenda
 from sim.calibration import Control
 from sim.request import Request
@@ -36,10 +36,17 @@ class Frontier(Protocol):
 class Router:
     """All routers as one: they share what they know within moments."""
 
-    def __init__(self, frontier: Frontier, control: Control, patience_s: float) -> None:
+    def __init__(
+        self, frontier: Frontier, control: Control, patience_s: float, *, hears_lines: bool
+    ) -> None:
         self._frontier = frontier
         self._control = control
         self._patience_s = patience_s  # a client's, for the first token
+        self._hears_lines = hears_lines  # whether the scheduler is told how long lines are
+        self._is_line_due = False
+        self._lines_told_s = -1.0
+        self._lines_told = 0  # how often
+        self._has_told_lines = False
         self._routes: dict[str, dict[str, Route]] = {}  # by deployment
         self._by_instance: dict[str, Route] = {}
         self._outstanding: dict[str, int] = {}  # outlives the route: its sequences finish
@@ -59,7 +66,7 @@ class Router:
             self._seat(request, route)
             return
         self._lines.setdefault(deployment, deque()).append(request)
-        self._acquire(request)
+        self._ask(request)
         self._frontier.agenda.later(self._patience_s, self._tired, request)
 
     def again(self, request: Request, lost: str) -> None:
@@ -70,7 +77,7 @@ class Router:
         request.excluded |= {lost}
         self._lines.setdefault(request.arrival.deployment, deque()).appendleft(request)
         self._touched[request.arrival.deployment] = None
-        self._acquire(request)
+        self._ask(request)
         self.settle()
 
     def give_back(self, instance_id: str, deployment: str) -> None:
@@ -146,11 +153,53 @@ class Router:
             if not request.excluded:
                 break  # nobody behind can get one either
         line.extendleft(reversed(stay))
-        if line and not self._routes.get(deployment):
-            for request in line:
-                if not request.is_acquiring:
-                    self._acquire(request)
+        for request in line:
+            if not request.is_acquiring and not self._serves(deployment, request):
+                self._acquire(request)
         self._drop_empty(deployment)
+        self._lines_changed()
+
+    def _ask(self, request: Request) -> None:
+        """Ask for an instance, or only say that a line is longer, as the scheduler wants it."""
+        self._lines_changed()
+        if not self._hears_lines or not self._serves(request.arrival.deployment, request):
+            self._acquire(request)
+
+    def _serves(self, deployment: str, request: Request) -> bool:
+        """Whether any instance could serve a request, free or not."""
+        routes = self._routes.get(deployment, {})
+        if not request.excluded:
+            return bool(routes)
+        return any(instance_id not in request.excluded for instance_id in routes)
+
+    def _lines_changed(self) -> None:
+        if self._hears_lines and not self._is_line_due:
+            self._is_line_due = True
+            agenda = self._frontier.agenda
+            due_s = max(agenda.now_s, self._lines_told_s + self._control.lines_gap_s)
+            agenda.at(due_s, self._tell_lines)
+
+    def _tell_lines(self) -> None:
+        """Say how long all lines are; say it again while there are any."""
+        agenda = self._frontier.agenda
+        self._is_line_due, self._lines_told_s = False, agenda.now_s
+        self._lines_told += 1
+        counted = (
+            (name, sum(1 for each in line if not each.is_acquiring))
+            for name, line in self._lines.items()
+        )
+        lines = tuple(Line(name, waiting) for name, waiting in counted if waiting)
+        if lines or self._has_told_lines:
+            self._has_told_lines = bool(lines)
+            self._frontier.tell(
+                lambda now_s: events.DemandReported(now_s=now_s, router_id="r", lines=lines)
+            )
+        if lines:
+            agenda.later(self._control.lines_repeat_s, self._repeat_lines, self._lines_told)
+
+    def _repeat_lines(self, told: int) -> None:
+        if told == self._lines_told and not self._is_line_due:
+            self._tell_lines()
 
     def _drop_empty(self, deployment: str) -> None:
         if not self._lines.get(deployment, True):

@@ -103,6 +103,7 @@ SIZES: Final = (
     Size(nodes=10_000, models=100_000, duration_s=20.0),
 )
 SLOTS: Final = 4
+COPIES: Final = 8  # nodes that have each model on their SSD at the beginning
 MIX: Final = (("opt-1.3b", 4), ("opt-2.7b", 3), ("opt-6.7b", 2), ("opt-13b", 1))
 
 
@@ -118,7 +119,9 @@ def scale(calibration: Calibration, size: Size, kind: Kind, *, load: float) -> S
     control = calibration.control
     if size.nodes >= BIG_CLUSTER:
         control = replace(control, heartbeat_s=4.0 * control.heartbeat_s)
-    setup = Setup(nodes=size.nodes, hardware=hardware, control=control, models=models, copies=3)
+    setup = Setup(
+        nodes=size.nodes, hardware=hardware, control=control, models=models, copies=COPIES
+    )
     lengths = LENGTHS["gsm8k"]
     probe = Workload(kind=kind, rate=1.0, cv=4.0, duration_s=size.duration_s, lengths=lengths)
     workload = replace(probe, rate=load / offered_load(setup, probe))

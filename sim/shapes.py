@@ -8,7 +8,7 @@ from typing import Final
 
 from services.common.model import ModelInfo, ModelRef
 from services.common.names import parse_model_name
-from services.scheduler.deployment import Deployment, Spec
+from services.scheduler.deployment import REPLICAS_MAX, Deployment, Spec
 from sim.calibration import Hardware
 
 CREATED: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,7 +75,9 @@ def pace(shape: Shape, hardware: Hardware) -> Pace:
     )
 
 
-def deployment(name: str, shape: Shape, *, slots: int, keep_alive_s: float | None) -> Deployment:
+def deployment(
+    name: str, shape: Shape, *, slots: int, keep_alive_s: float | None = None
+) -> Deployment:
     """Return a deployment of a model of this shape, as an operator's would be."""
     info = ModelInfo(
         ref=ModelRef(name=parse_model_name(name), revision="1"),
@@ -86,5 +88,10 @@ def deployment(name: str, shape: Shape, *, slots: int, keep_alive_s: float | Non
         context_tokens_max=CONTEXT_TOKENS,
         kv_bytes_per_token=shape.kv_bytes_per_token,
     )
-    spec = Spec(keep_alive_s=keep_alive_s, slots=slots, context_tokens_max=CONTEXT_TOKENS)
+    spec = Spec(
+        keep_alive_s=keep_alive_s,
+        slots=slots,
+        context_tokens_max=CONTEXT_TOKENS,
+        max_replicas=REPLICAS_MAX,
+    )
     return Deployment(name=parse_model_name(name), model=info, spec=spec, created_at=CREATED)

@@ -33,7 +33,9 @@ class World:
         self.scheduler = scheduler
         self.agenda = Agenda()
         self.random = Random(f"loads {seed}")
-        self.router = Router(self, setup.control, setup.patience_s)
+        self.router = Router(
+            self, setup.control, setup.patience_s, hears_lines=scheduler.hears_lines
+        )
         self.decisions = Decisions()
         self.requests: list[Request] = []
         self.stores: list[Store] = []
@@ -56,6 +58,8 @@ class World:
             actions.RouteUp: self.router.route_up,
             actions.RouteDown: self.router.route_down,
             actions.WakeAt: self._wake_at,
+            actions.Explain: self._ignore,
+            actions.Outcome: self._ignore,
             facts.Migrate: self._migrate,
             facts.Preempt: self._preempt,
         }
@@ -132,8 +136,8 @@ class World:
             self.feed(events.DeploymentPut(now_s=0.0, deployment=model.deployment))
         self._is_told_tiers = True
         for store in self.stores:
-            for model_name in store.ssd.sizes:
-                self._tell_tier(store.node_id, model_name, Tier.SSD, is_there=True)
+            told = tuple(store.ssd.sizes)
+            self.feed(facts.StoreTold(now_s=0.0, node_id=store.node_id, on_ssd=told))
             self._raise_workers(store, 0)
         self.feed(events.WorkersLearned(now_s=0.0))
         for failure in setup.failures:
@@ -294,7 +298,7 @@ class World:
         self.agenda.later(self.setup.control.rpc_s, self.loads.preempt, order.instance_id)
 
     def _ignore(self, _: facts.Deed) -> None:
-        """Progress is for clients to read."""
+        """Leave progress to clients, and explanations to whoever asks."""
 
     def _wake_at(self, order: actions.WakeAt) -> None:
         self._wake += 1

@@ -40,6 +40,8 @@ class _Due:
 class Baseline:
     """A scheduler with a comparison policy."""
 
+    hears_lines = False
+
     def __init__(self, name: str, hardware: Hardware, seed: int) -> None:
         self.name = name
         self._policy: Policy = POLICIES[name]
@@ -75,10 +77,23 @@ class Baseline:
                 self._cluster.tier_changed(
                     happening.node_id, happening.model, happening.tier, is_there=happening.is_there
                 )
+            case facts.StoreTold():
+                for name in happening.on_ssd:
+                    self._cluster.tier_changed(happening.node_id, name, Tier.SSD, is_there=True)
             case events.AcquireRequested():
                 self._acquire(happening.request_id, happening.deployment)
             case events.AcquireCancelled() | events.Released():
                 self._leave(happening.request_id)
+            case events.DeploymentPut():
+                self._cluster.deployments[happening.deployment.name] = happening.deployment
+            case events.WorkerLost():
+                for kept in self._cluster.lose(happening.worker_id):
+                    self._vanish(kept)
+            case _:
+                self._handle_outcome(happening)
+
+    def _handle_outcome(self, happening: facts.Happening) -> None:
+        match happening:
             case events.LoadSucceeded():
                 self._loaded(happening)
             case events.UnloadSucceeded() | events.LoadFailed():
@@ -87,11 +102,6 @@ class Baseline:
                 self._stays(happening.instance_id)
             case facts.Moved():
                 self._moved(happening.instance_id)
-            case events.DeploymentPut():
-                self._cluster.deployments[happening.deployment.name] = happening.deployment
-            case events.WorkerLost():
-                for kept in self._cluster.lose(happening.worker_id):
-                    self._vanish(kept)
             case _:
                 pass
 
