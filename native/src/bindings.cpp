@@ -112,6 +112,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled loader; see _native.pyi for types and meanings.";
   py::register_local_exception_translator(translate);
   bind_reading(m);
+  bind_pieces(m);
   bind_devices(m);
   m.def("crc32c", crc32c, py::arg("data"), py::arg("value") = 0,
         "Return the CRC32C of a buffer, continuing from `value`.");

@@ -135,9 +135,10 @@ std::span<std::byte> PoolRegion::room() const noexcept {
 
 Pool::Pool(std::size_t size, const PoolOptions& options) : kind_(options.kind) {
   if (size == 0) throw std::invalid_argument("a pool has at least 1 byte");
+  if (!options.name.empty()) kind_ = kind_.value_or(PoolKind::kTmpfs);
   if (kind_) {
-    state_ = std::make_shared<PoolState>(PoolMemory::make(*kind_, size, options.folder), false,
-                                         options.populate);
+    state_ = std::make_shared<PoolState>(
+        PoolMemory::make(*kind_, size, options.folder, options.name), false, options.populate);
     return;
   }
   auto [kind, memory] = make_best(size, options.folder, refusals_);
@@ -147,6 +148,14 @@ Pool::Pool(std::size_t size, const PoolOptions& options) : kind_(options.kind) {
 
 Pool::Pool(const std::filesystem::path& path)
     : state_(std::make_shared<PoolState>(PoolMemory::attach(path), true, false)) {}
+
+Pool::Pool(PoolKind kind, PoolMemory memory)
+    : state_(std::make_shared<PoolState>(std::move(memory), false, true)), kind_(kind) {}
+
+std::shared_ptr<Pool> Pool::adopt(const std::filesystem::path& path) {
+  // A memfd of small pages lies in a tmpfs, too.
+  return std::shared_ptr<Pool>(new Pool(PoolKind::kTmpfs, PoolMemory::adopt(path)));
+}
 
 Pool::~Pool() = default;
 
@@ -195,6 +204,14 @@ std::shared_ptr<PoolRegion> Pool::view(std::size_t offset, std::size_t size) {
   return {part, &part->region};
 }
 
+std::shared_ptr<PoolRegion> Pool::whole() const {
+  const auto state = this->state();
+  if (state->is_attached()) {
+    throw std::invalid_argument("the pool of another process can only be looked into");
+  }
+  return std::make_shared<PoolRegion>(state, 0, state->memory().bytes().size(), false);
+}
+
 void Pool::close() {
   std::shared_ptr<PoolState> gone;  // freed without the lock
   const std::lock_guard lock(mutex_);
@@ -231,5 +248,7 @@ bool Pool::in_huge_pages() const {
 }
 
 std::optional<std::filesystem::path> Pool::path() const { return state()->memory().path(); }
+
+int Pool::fd() const { return state()->memory().fd(); }
 
 }  // namespace brisk

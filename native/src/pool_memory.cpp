@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -74,7 +75,8 @@ FileDescriptor mount_unseen(std::size_t size) {
 #endif
 }
 
-FileDescriptor open_tmpfs(const std::filesystem::path& folder, std::size_t size) {
+FileDescriptor open_tmpfs(const std::filesystem::path& folder, const std::string& name,
+                          std::size_t size) {
   constexpr int kFolder = O_PATH | O_DIRECTORY | O_CLOEXEC;
   const FileDescriptor place =
       folder.empty() ? mount_unseen(size) : own(::open(folder.c_str(), kFolder), "open");
@@ -88,8 +90,11 @@ FileDescriptor open_tmpfs(const std::filesystem::path& folder, std::size_t size)
   if (facts.f_blocks > 0 && facts.f_bavail * static_cast<std::uint64_t>(facts.f_bsize) < size) {
     refuse("tmpfs", ENOSPC);
   }
-  FileDescriptor fd =
-      own(::openat(place.get(), ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600), "openat");
+  constexpr int kUnnamed = O_RDWR | O_TMPFILE | O_CLOEXEC;
+  constexpr int kNamed = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
+  FileDescriptor fd = own(name.empty() ? ::openat(place.get(), ".", kUnnamed, 0600)
+                                       : ::openat(place.get(), name.c_str(), kNamed, 0600),
+                          "openat");
   set_size(fd, size);
   return fd;
 }
@@ -123,13 +128,22 @@ std::size_t whole_pages(std::size_t size) {
 
 }  // namespace
 
-PoolMemory PoolMemory::make(PoolKind kind, std::size_t size, const std::filesystem::path& folder) {
+PoolMemory PoolMemory::make(PoolKind kind, std::size_t size, const std::filesystem::path& folder,
+                            const std::string& name) {
   const std::size_t whole = whole_pages(size);
+  if (!name.empty()) {
+    if (kind != PoolKind::kTmpfs || folder.empty() || name.find('/') != std::string::npos) {
+      throw std::invalid_argument("only a tmpfs in a folder has room for a file of a name");
+    }
+    PoolMemory made(open_tmpfs(folder, name, whole), whole, true);
+    made.name_ = folder / name;
+    return made;
+  }
   switch (kind) {
     case PoolKind::kHugetlb:
       return {make_memfd(MFD_HUGETLB | MFD_HUGE_2MB, whole), whole, true};
     case PoolKind::kTmpfs:
-      return {open_tmpfs(folder, whole), whole, true};
+      return {open_tmpfs(folder, name, whole), whole, true};
     case PoolKind::kPrivate:
       return PoolMemory(PageBuffer(whole));
     case PoolKind::kSmall:
@@ -138,8 +152,9 @@ PoolMemory PoolMemory::make(PoolKind kind, std::size_t size, const std::filesyst
   return {make_memfd(0, whole), whole, true};
 }
 
-PoolMemory PoolMemory::attach(const std::filesystem::path& path) {
-  const int opened = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+FileDescriptor open_shared_memory(const std::filesystem::path& path, bool writable) {
+  const int access = writable ? O_RDWR : O_RDONLY;
+  const int opened = ::open(path.c_str(), access | O_CLOEXEC | O_NONBLOCK);
   if (opened < 0) fail("open", path, errno);
   FileDescriptor fd(opened);
   const std::uint64_t size = regular_file_size(fd.get(), path);
@@ -148,7 +163,22 @@ PoolMemory PoolMemory::attach(const std::filesystem::path& path) {
   const auto magic = static_cast<unsigned long>(facts.f_type);
   const bool is_memory = magic == kTmpfsMagic || magic == kHugetlbfsMagic;
   if (!is_memory || size == 0 || size % kHugePageBytes != 0) fail("attach", path, EINVAL);
+  return fd;
+}
+
+PoolMemory PoolMemory::attach(const std::filesystem::path& path) {
+  FileDescriptor fd = open_shared_memory(path);
+  const std::uint64_t size = regular_file_size(fd.get(), path);
   return {std::move(fd), static_cast<std::size_t>(size), false};
+}
+
+PoolMemory PoolMemory::adopt(const std::filesystem::path& path) {
+  FileDescriptor fd = open_shared_memory(path, true);
+  const std::uint64_t size = regular_file_size(fd.get(), path);
+  PoolMemory adopted(std::move(fd), static_cast<std::size_t>(size), true);
+  // What is in /proc is gone with its process, so such a name is none.
+  if (path.native().rfind("/proc/", 0) != 0) adopted.name_ = path;
+  return adopted;
 }
 
 PoolMemory::PoolMemory(PageBuffer pages)
@@ -164,17 +194,20 @@ PoolMemory::~PoolMemory() {
 PoolMemory::PoolMemory(PoolMemory&& other) noexcept
     : pages_(std::move(other.pages_)),
       fd_(std::move(other.fd_)),
+      name_(std::move(other.name_)),
       bytes_(std::exchange(other.bytes_, {})) {}
 
 PoolMemory& PoolMemory::operator=(PoolMemory&& other) noexcept {
   std::swap(pages_, other.pages_);
   std::swap(fd_, other.fd_);
+  std::swap(name_, other.name_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
 
 std::optional<std::filesystem::path> PoolMemory::path() const {
   if (pages_) return std::nullopt;
+  if (!name_.empty()) return name_;
   return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd_.get());
 }
 

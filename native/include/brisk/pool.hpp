@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -64,6 +66,7 @@ struct PoolOptions {
   std::optional<PoolKind> kind = std::nullopt;  // none: the first of them that can be had
   std::filesystem::path folder = {};            // of a tmpfs with huge pages; may be empty
   bool populate = true;                         // fault the memory in, in the background
+  std::string name = {};                        // with a folder: of a file that stays, kTmpfs only
 };
 
 // Hands out pieces of one mapping, first fit, each on a boundary of 2 MiB. Thread-safe.
@@ -75,6 +78,10 @@ class Pool {
   // Looks into the pool of another process; nothing can be allocated in it. Throws
   // filesystem_error.
   explicit Pool(const std::filesystem::path& path);
+  // Takes up the pool that another process left, or still has, to write to it. Nothing is allocated
+  // in it, whatever the other one did: for owners that cut it by themselves. Throws
+  // filesystem_error.
+  [[nodiscard]] static std::shared_ptr<Pool> adopt(const std::filesystem::path& path);
   ~Pool();
 
   Pool(const Pool&) = delete;
@@ -86,6 +93,10 @@ class Pool {
   // use, and keeps that; in another's nothing is checked but the bounds, and that process decides
   // how long the bytes stay. Throws std::invalid_argument.
   [[nodiscard]] std::shared_ptr<PoolRegion> view(std::size_t offset, std::size_t size);
+
+  // Returns all of it, for an owner that cuts it by itself: nothing is allocated. Throws
+  // std::invalid_argument if the pool is closed or another process's.
+  [[nodiscard]] std::shared_ptr<PoolRegion> whole() const;
 
   // Lets nothing more be allocated. The memory goes with the last region.
   void close();
@@ -108,8 +119,11 @@ class Pool {
   [[nodiscard]] bool in_huge_pages() const;
   // Where another process attaches, as long as this one lives; none if the memory is private.
   [[nodiscard]] std::optional<std::filesystem::path> path() const;
+  // What shares the memory; -1 if it is private. Valid as long as the pool is open.
+  [[nodiscard]] int fd() const;
 
  private:
+  Pool(PoolKind kind, PoolMemory memory);
   [[nodiscard]] std::shared_ptr<PoolState> state() const;
 
   mutable std::mutex mutex_;  // guards state_

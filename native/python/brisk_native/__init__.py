@@ -8,6 +8,10 @@ thread may raise; the call then ends within one chunk with `ReadCancelledError`.
 
 `read_files` does so for many files at once, at choice into a `Pool`: memory that was faulted in
 beforehand, in huge pages where they can be had, which is what makes loads as fast as the disk.
+A pool may be cut into chunks by its owner instead: `read_pieces` brings files into it, and another
+process sees each as one read-only range by `map_pieces`, without a copy; `start_loading` makes a
+model of such bytes. `pieces_in_use` tells the owner what someone still has mapped.
+
 `calibrate` finds out how to read from a file system; `counters` tell how it went so far.
 
 `load_model` gives the model in a folder, ready to compute, its weights where they were read;
@@ -61,20 +65,24 @@ from brisk_native._implementation import (
     PinnedMemory,
     Pool,
     checksum_file,
+    checksum_pieces,
     copy_file,
     copy_to_devices,
     counters,
     crc32c,
     device_memory,
     devices,
+    map_pieces,
     parse_header,
     parse_header_bytes,
     parse_manifest,
     parse_manifest_bytes,
+    pieces_in_use,
     read_file,
 )
 from brisk_native._model import Loading, load_model, start_loading
 from brisk_native._order import LayerGroup, execution_order
+from brisk_native._pieces import read_pieces
 from brisk_native._reading import LoadReport
 from brisk_native._tensors import LazyTensors, load_tensors, tensors_in
 from brisk_native._tensors import open_tensors as open  # noqa: A004 - the name is brisk_native.open
@@ -145,6 +153,7 @@ __all__ = [
     "WrittenWeights",
     "calibrate",
     "checksum_file",
+    "checksum_pieces",
     "convert",
     "copy_file",
     "copy_to_devices",
@@ -157,13 +166,16 @@ __all__ = [
     "load_adapter",
     "load_model",
     "load_tensors",
+    "map_pieces",
     "open",
     "parse_header",
     "parse_header_bytes",
     "parse_manifest",
     "parse_manifest_bytes",
+    "pieces_in_use",
     "read_file",
     "read_files",
+    "read_pieces",
     "read_to_devices",
     "save_adapter",
     "start_loading",

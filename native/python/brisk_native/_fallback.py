@@ -28,7 +28,13 @@ from brisk_native._no_devices import (  # noqa: F401 - parts of this implementat
     devices,
     read_to_devices,
 )
-from brisk_native._no_pool import Pool
+from brisk_native._no_pool import (  # noqa: F401 - parts of this implementation
+    Pool,
+    checksum_pieces,
+    map_pieces,
+    pieces_in_use,
+    read_pieces,
+)
 from brisk_native._types import (
     CHUNK_BYTES,
     THREADS_MAX,

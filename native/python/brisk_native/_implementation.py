@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         PinnedMemory,
         Pool,
         checksum_file,
+        checksum_pieces,
         copy_file,
         copy_to_devices,
         counters,
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
         device_memory,
         devices,
         gather_file,
+        map_pieces,
         parse_header,
         parse_header_bytes,
         parse_manifest,
         parse_manifest_bytes,
+        pieces_in_use,
         read_file,
         read_files,
+        read_pieces,
         read_to_devices,
         trial_read,
     )
@@ -45,6 +49,7 @@ else:
     PinnedMemory = _chosen.PinnedMemory
     Pool = _chosen.Pool
     checksum_file = _chosen.checksum_file
+    checksum_pieces = _chosen.checksum_pieces
     copy_file = _chosen.copy_file
     copy_to_devices = _chosen.copy_to_devices
     counters = _chosen.counters
@@ -52,12 +57,15 @@ else:
     device_memory = _chosen.device_memory
     devices = _chosen.devices
     gather_file = _chosen.gather_file
+    map_pieces = _chosen.map_pieces
     parse_header = _chosen.parse_header
     parse_header_bytes = _chosen.parse_header_bytes
     parse_manifest = _chosen.parse_manifest
     parse_manifest_bytes = _chosen.parse_manifest_bytes
+    pieces_in_use = _chosen.pieces_in_use
     read_file = _chosen.read_file
     read_files = _chosen.read_files
+    read_pieces = _chosen.read_pieces
     read_to_devices = _chosen.read_to_devices
     trial_read = _chosen.trial_read
 
@@ -69,6 +77,7 @@ __all__ = [
     "PinnedMemory",
     "Pool",
     "checksum_file",
+    "checksum_pieces",
     "copy_file",
     "copy_to_devices",
     "counters",
@@ -76,12 +85,15 @@ __all__ = [
     "device_memory",
     "devices",
     "gather_file",
+    "map_pieces",
     "parse_header",
     "parse_header_bytes",
     "parse_manifest",
     "parse_manifest_bytes",
+    "pieces_in_use",
     "read_file",
     "read_files",
+    "read_pieces",
     "read_to_devices",
     "trial_read",
 ]

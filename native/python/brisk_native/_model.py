@@ -32,14 +32,16 @@ from brisk_native._reading import (
     checksums_of,
     memory_given_back,
     read_tensors,
+    take_tensors,
 )
 from brisk_native._types import InvalidHeaderError, InvalidModelError, ReadSettings
 from brisk_native._verify import check_files
-from brisk_native._weights import Weights, folder_of, read_weights
+from brisk_native._weights import Weights, folder_of, read_weights, weights_in
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+    from typing_extensions import Buffer
 
     from brisk_native.model import Assembly
 
@@ -58,6 +60,7 @@ def load_model(
     verify: bool = True,
     settings: ReadSettings | None = None,
     host_bytes: int = HOST_BYTES,
+    buffers: Mapping[str, Buffer] | None = None,
 ) -> PreTrainedModel:
     """Return the causal language model in `folder`, in evaluation mode, its weights in place.
 
@@ -78,11 +81,16 @@ def load_model(
     `settings` and `cancel` are as `load_tensors` has them; `verify` compares the other files of
     brisk.json, too. Whatever is raised, all memory of this call is given back.
 
+    With `buffers`, which hold the bytes of all weight files by name, nothing of these is read: the
+    model uses them where they are, as `map_pieces` gives them, and keeps them alive. Nobody may
+    write to them meanwhile, and nothing here does; they were verified by whoever brought them.
+    For the CPU only.
+
     Raises InvalidModelError naming file, tensor, expected and found if config and weights do not
     fit together, ImportError without torch and transformers, ValueError for a `dtype` that torch
     does not have or a map that leaves a parameter out, and what `load_tensors` does.
     """
-    load = _Load(folder, None, device=device, dtype=dtype, verify=verify)
+    load = _Load(folder, None, buffers, device=device, dtype=dtype, verify=verify)
     options = ReadOptions(
         pool=pool, settings=settings, progress=progress, cancel=cancel, host_bytes=host_bytes
     )
@@ -101,6 +109,7 @@ def start_loading(
     verify: bool = True,
     settings: ReadSettings | None = None,
     host_bytes: int = HOST_BYTES,
+    buffers: Mapping[str, Buffer] | None = None,
 ) -> Loading:
     """Start to load a model on threads of its own; return the handle to it.
 
@@ -112,7 +121,8 @@ def start_loading(
     options = ReadOptions(
         pool=pool, settings=settings, progress=progress, cancel=cancel, host_bytes=host_bytes
     )
-    return Loading(_Load(folder, files, device=device, dtype=dtype, verify=verify), options, cancel)
+    load = _Load(folder, files, buffers, device=device, dtype=dtype, verify=verify)
+    return Loading(load, options, cancel)
 
 
 class Loading:
@@ -226,6 +236,7 @@ class _Load:
         self,
         folder: str | os.PathLike[str],
         files: Sequence[str] | None,
+        buffers: Mapping[str, Buffer] | None,
         *,
         device: str | int | torch.device | Mapping[str, str | int | torch.device],
         dtype: torch.dtype | str | None,
@@ -235,7 +246,13 @@ class _Load:
         self._folder = folder_of(folder)
         self._dtype = dtype
         self._devices = parse_device_map(device)
-        self.weights = self._read_headers(folder, files, verify=verify)
+        self._buffers = buffers
+        if buffers is None:
+            self.weights = self._read_headers(folder, files, verify=verify)
+        elif self._devices.is_cpu:
+            self.weights = weights_in(self._folder, buffers)
+        else:
+            raise ValueError("buffers are host memory: a device cannot use them in place")
         self._checksums = checksums_of(self._folder, self.weights) if verify else {}
         weights = {file.name for file in self.weights.files}  # those are verified as they are read
         check_files(self._folder, self._checksums, self._checksums.keys() - weights)
@@ -260,7 +277,7 @@ class _Load:
             try:
                 return self._run(options, on_layer)
             except InvalidModelError:  # it may be damage: the refusal came before all was read
-                names = [file.name for file in self.weights.files]
+                names = [] if self._buffers else [file.name for file in self.weights.files]
                 check_files(self._folder, self._checksums, names, options.cancel)
                 raise
             finally:
@@ -295,6 +312,8 @@ class _Load:
     def _read(
         self, options: ReadOptions, on_group: OnGroup, building: Future[Assembly]
     ) -> ReadWeights:
+        if self._buffers is not None:
+            return take_tensors(self.weights, self._buffers, options, on_group)
         if self._devices.is_cpu:
             return read_tensors(self.weights, self._checksums, options, on_group)
         if len(self._devices.used) == 1:
@@ -405,7 +424,12 @@ def _build(
 
 def _with_casts(report: LoadReport, assembly: Assembly) -> LoadReport:
     if assembly.is_converted:
-        return replace(report, copied_bytes=assembly.cast_bytes, held_bytes=assembly.cast_bytes)
+        return replace(
+            report,
+            copied_bytes=assembly.cast_bytes,
+            held_bytes=assembly.cast_bytes,
+            mapped_bytes=0,
+        )
     copied = report.copied_bytes + assembly.cast_bytes
     return replace(report, copied_bytes=copied, held_bytes=report.held_bytes + assembly.cast_bytes)
 

@@ -33,10 +33,13 @@ class Pool:
         *,
         kind: str = "auto",
         folder: str | os.PathLike[str] | None = None,
+        name: str = "",
         populate: bool = True,
     ) -> None: ...
     @staticmethod
     def attach(path: str | os.PathLike[str]) -> Pool: ...
+    @staticmethod
+    def adopt(path: str | os.PathLike[str]) -> Pool: ...
     def view(self, offset: int, size_bytes: int) -> FileBuffer: ...
     def wait_populated(self, timeout: float | None = None) -> bool: ...
     def close(self) -> None: ...
@@ -179,3 +182,26 @@ def copy_to_devices(
     on_milestone: Callable[[int], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[DeviceBuffer], DeviceLoadResult]: ...
+def map_pieces(
+    path: str | os.PathLike[str], pieces: Sequence[tuple[int, int]], size_bytes: int
+) -> FileBuffer: ...
+def pieces_in_use(pool: Pool, pieces: Sequence[tuple[int, int]]) -> bool: ...
+def read_pieces(
+    path: str | os.PathLike[str],
+    pool: Pool,
+    pieces: Sequence[tuple[int, int]],
+    *,
+    first: int,
+    count: int,
+    settings: ReadSettings,
+    expected_crc32c: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> int: ...
+def checksum_pieces(
+    pool: Pool,
+    pieces: Sequence[tuple[int, int]],
+    size_bytes: int,
+    *,
+    cancel: CancelToken | None = None,
+) -> list[int]: ...

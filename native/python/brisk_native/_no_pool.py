@@ -1,16 +1,18 @@
 """Pools where the compiled loader was not built: there are none. Documents their interface."""
 
-# ruff: noqa: ARG002, ARG004 - the arguments are the compiled loader's
+# ruff: noqa: ARG001, ARG002, ARG004 - the arguments are the compiled loader's
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from brisk_native._fallback import FileBuffer
+    from brisk_native._fallback import CancelToken, FileBuffer
+    from brisk_native._types import ReadSettings
 
 _NO_POOL: Final = "pools need the compiled loader, which was not built"
 
@@ -24,7 +26,9 @@ class Pool:
     (anonymous memory that asks for huge pages; no other process can attach), "small" (a memfd of
     4 KiB pages), or "auto": the first of these that can be had; if that is "small", a warning of
     the logger brisk_native says why. `size_bytes` is rounded up to 2 MiB. With `populate` two
-    threads fault the memory in, in the background; what is read into it earlier takes longer.
+    threads fault the memory in, in the background; what is read into it earlier takes longer. With
+    a `name` the memory is a new file of that name in `folder`, a tmpfs that other containers may
+    have mounted, too; whoever made it removes it.
 
     A piece goes back when the last view of it does. Thread-safe. Raises OSError or MemoryError if
     memory of the kind cannot be had, and ValueError for a kind that is none of these or a size
@@ -39,6 +43,7 @@ class Pool:
         *,
         kind: str = "auto",
         folder: str | os.PathLike[str] | None = None,
+        name: str = "",
         populate: bool = True,
     ) -> None:
         raise RuntimeError(_NO_POOL)
@@ -49,6 +54,15 @@ class Pool:
 
         It is only to be read, its `kind` is "attached", nothing can be allocated in it, and that
         other process decides how long bytes stay. Raises OSError, EINVAL for what is no pool.
+        """
+        raise RuntimeError(_NO_POOL)
+
+    @staticmethod
+    def adopt(path: str | os.PathLike[str]) -> Pool:
+        """Take up the pool that another process left, or still has: to read and to write.
+
+        Its bytes are as they were, and nothing is allocated in it: this is for owners that cut it
+        by themselves, as `read_pieces` needs it. Raises as `attach` does.
         """
         raise RuntimeError(_NO_POOL)
 
@@ -113,3 +127,56 @@ class Pool:
     def path(self) -> str | None:
         """What `attach` takes, as long as this process has the pool; None if it is private."""
         raise RuntimeError(_NO_POOL)
+
+
+def map_pieces(
+    path: str | os.PathLike[str], pieces: Sequence[tuple[int, int]], size_bytes: int
+) -> FileBuffer:
+    """Return a file of `size_bytes` that lies in `pieces` of another process's pool, read-only.
+
+    `path` is what that pool's `path` says, and `pieces` are (offset, bytes) in it, multiples of
+    CHUNK_BYTES, which hold the file one after another: it is mapped as one range, and nothing is
+    copied. As long as a view of it lives, `pieces_in_use` tells so to whoever owns the pool, in
+    any process; the death of this one ends it.
+
+    Raises OSError, EINVAL for what is no pool, and ValueError for pieces that are none of it.
+    """
+    raise RuntimeError(_NO_POOL)
+
+
+def pieces_in_use(pool: Pool, pieces: Sequence[tuple[int, int]]) -> bool:
+    """Return whether any process has some of these pieces of our pool mapped by `map_pieces`."""
+    raise RuntimeError(_NO_POOL)
+
+
+def read_pieces(
+    path: str | os.PathLike[str],
+    pool: Pool,
+    pieces: Sequence[tuple[int, int]],
+    *,
+    first: int,
+    count: int,
+    settings: ReadSettings,
+    expected_crc32c: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> int:
+    """Read `count` chunks of a file, from number `first`, to where they belong in its pieces.
+
+    `brisk_native.read_pieces` says the rest; this one raises RuntimeError.
+    """
+    raise RuntimeError(_NO_POOL)
+
+
+def checksum_pieces(
+    pool: Pool,
+    pieces: Sequence[tuple[int, int]],
+    size_bytes: int,
+    *,
+    cancel: CancelToken | None = None,
+) -> list[int]:
+    """Return the CRC32C of each chunk of the file of `size_bytes` that lies in these pieces.
+
+    Raises ReadCancelledError, and ValueError as `map_pieces` does.
+    """
+    raise RuntimeError(_NO_POOL)

@@ -8,6 +8,7 @@ tensors in them. Tensors lie where they were read, in one buffer per file, and k
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from brisk_native._types import (
     FileChangedError,
     InvalidCheckpointError,
     InvalidHeaderError,
+    ReadCancelledError,
     ReadResult,
     ReadSettings,
     TensorInfo,
@@ -34,6 +36,7 @@ from brisk_native._weights import WeightFile, Weights, stamp_of
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 OnGroup: TypeAlias = "Callable[[str, Tensors], None]"
@@ -47,7 +50,7 @@ class LoadReport:
     files: int
     """Weight files."""
     bytes_read: int
-    """Size of all weight files, headers included."""
+    """Size of all weight files, headers included; 0 if their bytes were in memory already."""
     copied_bytes: int
     """Bytes of the tensors that could not be used where they were read: misaligned, or of another
     type than the model computes in, or merged and split."""
@@ -63,6 +66,8 @@ class LoadReport:
     """True if at least half of the host memory they lie in is in huge pages."""
     read_s: float
     """Wall time from opening to the last verified byte."""
+    mapped_bytes: int = 0
+    """What is used in the memory of another process, and takes none of this one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,42 @@ def read_tensors(
         return handout.result(result, is_verified=is_verified, is_in_pool=options.pool is not None)
 
 
+def take_tensors(
+    weights: Weights,
+    buffers: Mapping[str, Buffer],
+    options: ReadOptions,
+    on_group: OnGroup | None = None,
+) -> ReadWeights:
+    """Return all tensors of weight files whose bytes `buffers` hold, by name: they lie there.
+
+    Takes milliseconds, whatever the size. The callbacks are as `read_tensors` has them. Raises
+    UnsupportedTypeError and ReadCancelledError.
+    """
+    with memory_given_back():
+        began_s = time.perf_counter()
+        if options.cancel is not None and options.cancel.cancelled:
+            raise ReadCancelledError(0)
+        groups = execution_order(weights.tensors)
+        handout = _Handout(weights, weights.tensors, groups, [0] * len(groups), on_group)
+        tensors = handout.take(buffers)
+        total = weights.file_bytes
+        if options.progress is not None:
+            options.progress(total, total)
+        report = LoadReport(
+            files=len(weights.files),
+            bytes_read=0,
+            copied_bytes=handout.copied_bytes,
+            held_bytes=handout.copied_bytes,
+            in_pool=False,
+            verified=False,
+            direct=False,
+            huge_pages=False,
+            read_s=time.perf_counter() - began_s,
+            mapped_bytes=total,
+        )
+        return ReadWeights(tensors=tensors, report=report)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPlan:
     """Which chunks of which files are needed when."""
@@ -199,6 +240,14 @@ class _Handout:
         for file, buffer in zip(self.weights.files, buffers, strict=True):
             self._buffers[file.name] = buffer
             self._octets[file.name] = octets_of(buffer)
+
+    def take(self, buffers: Mapping[str, Buffer]) -> Tensors:
+        """Hand out all groups of files whose bytes are there, and were when their headers were."""
+        for name, buffer in buffers.items():
+            self._octets[name] = octets_of(buffer)
+            self._checked.add(name)
+        self.on_chunks(self.milestones[-1] if self.milestones else 0)
+        return {name: self.tensors[name] for name in self.weights.tensors}
 
     def on_chunks(self, chunks: int) -> None:
         """Hand out the groups that need no more than the first `chunks` of the plan."""

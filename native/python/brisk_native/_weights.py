@@ -12,10 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from brisk_native._implementation import parse_header
+from brisk_native._implementation import parse_header, parse_header_bytes
 from brisk_native._types import Header, InvalidCheckpointError, TensorInfo, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SINGLE: Final = ("model.safetensors", "adapter_model.safetensors")
 INDEX: Final = "model.safetensors.index.json"
@@ -34,7 +37,8 @@ class WeightFile:
     """Absolute, without links."""
     header: Header
     stamp: tuple[int, int, int, int]
-    """Device, inode, size and time of change from before the header was read: `stamp_of`."""
+    """Device, inode, size and time of change from before the header was read: `stamp_of`. All
+    0 of a file whose bytes are in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,23 @@ def read_weights(source: str | os.PathLike[str], *, files: Sequence[str] | None 
     shards = tuple(_open(place, name) for name in sorted(set(file_of.values())))
     _check_index(place / INDEX, file_of, shards)
     return Weights(files=shards)
+
+
+def weights_in(folder: Path, buffers: Mapping[str, Buffer]) -> Weights:
+    """Return what the weight files whose bytes `buffers` hold, by name, contain.
+
+    Nothing of `folder` is looked at: it is where the files would be. Raises as `read_weights` does.
+    """
+    if not buffers:
+        raise InvalidCheckpointError(os.fspath(folder), "the model has no weight file")
+    files = []
+    for name, buffer in sorted(buffers.items()):
+        path = folder / name
+        with memoryview(buffer) as view:
+            header = parse_header_bytes(view, view.nbytes, path)
+        files.append(WeightFile(name=name, path=path, header=header, stamp=(0, 0, 0, 0)))
+    _check_distinct(folder, tuple(files))
+    return Weights(files=tuple(files))
 
 
 def _named(folder: Path, names: Sequence[str]) -> Weights:

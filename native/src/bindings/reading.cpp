@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "bindings/file_buffer.hpp"
 #include "bindings/python.hpp"
 #include "brisk/cancel_token.hpp"
 #include "brisk/chunk.hpp"
@@ -47,22 +48,6 @@ std::optional<PoolKind> to_pool_kind(std::string_view wanted) {
   throw py::value_error("kind must be auto, hugetlb, tmpfs, private or small, not " +
                         std::string(wanted));
 }
-
-// Owns the memory of a file that was read, or a view of a pool; every view keeps it alive.
-class FileBuffer {
- public:
-  explicit FileBuffer(FileMemory memory) : memory_(std::move(memory)) {}
-  explicit FileBuffer(std::shared_ptr<PoolRegion> region, bool is_readonly)
-      : memory_(std::move(region)), is_readonly_(is_readonly) {}
-
-  [[nodiscard]] std::span<std::byte> bytes() const noexcept { return memory_.bytes(); }
-  [[nodiscard]] std::optional<std::size_t> pool_offset() const { return memory_.pool_offset(); }
-  [[nodiscard]] bool is_readonly() const noexcept { return is_readonly_; }
-
- private:
-  FileMemory memory_;
-  bool is_readonly_ = false;
-};
 
 unsigned to_unsigned(std::int64_t value) {
   return static_cast<unsigned>(std::clamp<std::int64_t>(value, 0, UINT32_MAX));
@@ -220,10 +205,11 @@ py::tuple gather_file(const py::object& target, const py::object& prefix, const 
 }
 
 std::shared_ptr<Pool> make_pool(std::size_t size_bytes, const std::string& kind,
-                                const py::object& folder, bool populate) {
+                                const py::object& folder, const std::string& name, bool populate) {
   const PoolOptions options{.kind = to_pool_kind(kind),
                             .folder = folder.is_none() ? std::filesystem::path() : to_path(folder),
-                            .populate = populate};
+                            .populate = populate,
+                            .name = name};
   const auto pool = [&] {
     const py::gil_scoped_release nogil;
     return std::make_shared<Pool>(size_bytes, options);
@@ -296,10 +282,13 @@ void bind_pool(py::module_& m) {
   py::class_<Pool, std::shared_ptr<Pool>>(m, "Pool", py::release_gil_before_calling_cpp_dtor(),
                                           "Memory that is faulted in once and read into often.")
       .def(py::init(&make_pool), py::arg("size_bytes"), py::kw_only(), py::arg("kind") = "auto",
-           py::arg("folder") = py::none(), py::arg("populate") = true)
+           py::arg("folder") = py::none(), py::arg("name") = "", py::arg("populate") = true)
       .def_static(
           "attach", [](const py::object& path) { return std::make_shared<Pool>(to_path(path)); },
           py::arg("path"), "Look into the pool of another process.")
+      .def_static(
+          "adopt", [](const py::object& path) { return Pool::adopt(to_path(path)); },
+          py::arg("path"), "Take up the pool that another process left.")
       .def("view", &view_of, py::arg("offset"), py::arg("size_bytes"), "Return a part of the pool.")
       .def("wait_populated", &wait_populated, py::arg("timeout") = py::none(),
            "Wait until populating ended.")
