@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, Field
 
 from services.common.config import ServiceConfig
+from services.common.memory import memory_limit_bytes
 from services.common.names import shorten
 
 _UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -17,8 +16,6 @@ _DEVICE: Final = re.compile(r"(cpu:\d{1,3})=(\d{1,18})(|KiB|MiB|GiB|TiB)", re.AS
 _DEVICES_MAX: Final = 16
 _DEFAULT_DEVICE: Final = "cpu:0"
 _DEFAULT_SHARE: Final = 0.6  # of the memory that this process may use
-_CGROUPS: Final = Path("/sys/fs/cgroup")
-_OWN_CGROUPS: Final = Path("/proc/self/cgroup")  # lines of "number:controllers:/path"
 
 
 def parse_devices(text: str) -> dict[str, int]:
@@ -50,32 +47,6 @@ def _checked_devices(text: str) -> str:
 def default_devices() -> str:
     """Return one CPU device with 60 % of the memory that this process may use."""
     return f"{_DEFAULT_DEVICE}={int(memory_limit_bytes() * _DEFAULT_SHARE)}"
-
-
-def memory_limit_bytes(own: Path = _OWN_CGROUPS, root: Path = _CGROUPS) -> int:
-    """Return the host's memory, or what our control groups allow of it if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for line in _read(own).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2
-            base, name = root, "memory.max"
-        elif "memory" in controllers.split(","):  # version 1
-            base, name = root / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        for level in (Path(), *Path(path.strip("/")).parents, Path(path.strip("/"))):
-            text = _read(base / level / name)
-            if text.isdigit():  # "max" where there is no limit
-                total = min(total, int(text))
-    return total
-
-
-def _read(path: Path) -> str:
-    """Return a small file's text, or nothing if it cannot be read."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
 
 
 class WorkerConfig(ServiceConfig):

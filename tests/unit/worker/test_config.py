@@ -1,12 +1,11 @@
 """A worker refuses devices that it does not understand, and knows how much memory it may use."""
 
-from pathlib import Path
-
 import pytest
 
 from services.common.config import load_config
 from services.common.errors import ConfigError
-from services.worker.config import WorkerConfig, memory_limit_bytes, parse_devices
+from services.common.memory import memory_limit_bytes
+from services.worker.config import WorkerConfig, parse_devices
 
 
 def test_devices_and_budgets_are_read_in_order() -> None:
@@ -56,31 +55,6 @@ def test_the_default_is_one_device_with_a_share_of_the_memory(
     budgets = load_config(WorkerConfig).budgets
     assert list(budgets) == ["cpu:0"]
     assert budgets["cpu:0"] == int(memory_limit_bytes() * 0.6)
-
-
-def test_the_control_groups_limit_counts_if_it_is_lower(tmp_path: Path) -> None:
-    own, root = tmp_path / "own", tmp_path / "root"
-    (root / "a/b").mkdir(parents=True)
-    (root / "memory/c").mkdir(parents=True)
-
-    def limit(path: str, text: str) -> int:
-        (root / path).write_text(text + "\n")
-        limited = memory_limit_bytes(own, root)
-        (root / path).unlink()
-        return limited
-
-    whole = memory_limit_bytes(tmp_path / "absent", root)
-    own.write_text("4:cpu,memory:/c\n1:cpu:/\n0::/a/b\n")
-    assert limit("a/b/memory.max", "1073741824") == 2**30
-    assert limit("a/memory.max", "1073741824") == 2**30
-    assert limit("memory.max", "1073741824") == 2**30
-    assert limit("memory/c/memory.limit_in_bytes", "1073741824") == 2**30
-    assert limit("memory/memory.limit_in_bytes", "1073741824") == 2**30
-    assert limit("a/b/memory.max", "max") == whole
-    assert limit("a/b/memory.max", str(whole * 2)) == whole
-    own.write_text("0::/a\n")
-    assert limit("a/b/memory.max", "1073741824") == whole
-    assert limit("a/memory.max", "1073741824") == 2**30
 
 
 def test_devices_from_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
