@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from brisk.storage.v1 import storage_service_pb2_grpc
@@ -19,16 +19,32 @@ from services.common.redis_client import connect_or_refuse
 from services.common.registry import Registration, ServiceFacts
 from services.common.server import INTERNAL_LIMITS, create_server
 from services.storemgr.adapters import NativeDisk, probe_loader
+from services.storemgr.arena import Arena
+from services.storemgr.arena_index import Indexed
+from services.storemgr.arena_memory import chunk_bytes_for
+from services.storemgr.arena_start import ArenaSettings, IndexFile, OpenedArena, open_arena
 from services.storemgr.catalog import Catalog
 from services.storemgr.config import StoremgrConfig
+from services.storemgr.eviction import CostAware
+from services.storemgr.filling import Filler
 from services.storemgr.importer import Importer
+from services.storemgr.io_queue import IoQueue
 from services.storemgr.library import Library, LibraryLimits, Threads
-from services.storemgr.metrics import LOADER, UNUSABLE
+from services.storemgr.metrics import (
+    IO_BYTES_PER_SECOND,
+    IO_PREDICTION_ERROR,
+    IO_PREDICTION_SHARE,
+    IO_QUEUED_BYTES,
+    LOADER,
+    UNUSABLE,
+)
 from services.storemgr.service import ENDLESS_METHODS, SERVICE_NAME, StorageServicer
 from services.storemgr.store import Store, StoreTakenError
 from services.storemgr.threads import begin, finish
 
 log = get_logger("services.storemgr")
+
+_READ_THREADS = 3  # of which one at a time reads from the disk; the others look at memory
 
 
 async def main(config: StoremgrConfig) -> None:
@@ -88,7 +104,19 @@ async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Librar
     stack.callback(store.close)
     stack.callback(threads.files.shutdown)
     stack.callback(threads.imports.shutdown)
-    disk = NativeDisk()
+    disk = NativeDisk(config.store_bytes)
+    queue = IoQueue(_note_prediction)
+    IO_QUEUED_BYTES.labels("ssd").set_function(lambda: queue.queued_bytes)
+    IO_BYTES_PER_SECOND.labels("ssd").set_function(lambda: queue.bytes_per_s)
+    opened = await finish(begin(threads.files, open_arena, _arena_settings(config), store.root))
+    arena = None
+    if opened is not None:
+        stack.callback(opened.memory.close)
+        reads = ThreadPoolExecutor(_READ_THREADS, "storemgr-reads")
+        stack.callback(reads.shutdown)
+        arena = _make_arena(config, opened, store, Filler(opened.memory, queue, reads), reads)
+        if opened.is_adopted:
+            arena.adopt(opened.found, catalog.all(), store.folder_of)
     library = Library(
         store,
         disk,
@@ -96,9 +124,44 @@ async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Librar
         catalog,
         threads=threads,
         limits=LibraryLimits(imports_max=config.imports_max, leases_max=config.leases_max),
+        queue=queue,
+        arena=arena,
     )
     stack.push_async_callback(library.close)
     return library
+
+
+def _arena_settings(config: StoremgrConfig) -> ArenaSettings:
+    return ArenaSettings(
+        size_bytes=config.arena_bytes,
+        folder=config.arena_dir,
+        size_setting=config.setting("arena_bytes"),
+        folder_setting=config.setting("arena_dir"),
+    )
+
+
+def _make_arena(
+    config: StoremgrConfig, opened: OpenedArena, store: Store, filler: Filler, threads: Executor
+) -> Arena:
+    index = IndexFile(store.root, opened.memory)
+
+    async def save(models: tuple[Indexed, ...]) -> None:
+        await finish(begin(threads, index.write, models))
+
+    return Arena(
+        filler,
+        NativeDisk(),
+        chunk_bytes=chunk_bytes_for(opened.memory.size_bytes),
+        policy=CostAware(),
+        residency_s=config.arena_residency_s,
+        save=save,
+    )
+
+
+def _note_prediction(predicted_s: float, took_s: float) -> None:
+    error_s = abs(took_s - predicted_s)
+    IO_PREDICTION_ERROR.labels("ssd").observe(error_s)
+    IO_PREDICTION_SHARE.labels("ssd").observe(error_s / took_s if took_s else 0.0)
 
 
 def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog]:

@@ -16,46 +16,74 @@ from services.storemgr.ports import Job, JobStoppedError, Progress
 from services.storemgr.refusal import MalformedError, invalid_model
 
 _PROBE_BYTES: Final = 64 * 1024
+_BLOCK_BYTES: Final = 512  # what st_blocks counts, whatever the file system
 
 
 class NativeDisk:
     """Implements ports.Disk."""
+
+    def __init__(self, budget_bytes: int = 0) -> None:
+        """With a budget a folder may hold so many bytes, even if the disk has room for more."""
+        self._budget_bytes = budget_bytes
 
     def new_job(self) -> Job:
         """Return a job that has not begun."""
         return NativeJob()
 
     def free_bytes(self, folder: Path) -> int:
-        """Return the bytes that unprivileged users can still write under `folder`."""
+        """Return the bytes that unprivileged users, and we, can still write under `folder`."""
         status = os.statvfs(folder)
-        return status.f_bavail * status.f_frsize
+        free = status.f_bavail * status.f_frsize
+        if not self._budget_bytes:
+            return free
+        return max(0, min(free, self._budget_bytes - used_bytes(folder)))
+
+
+def used_bytes(folder: Path) -> int:
+    """Return what all files under `folder` take, each once; what vanishes meanwhile is skipped.
+
+    Files that are hard-linked elsewhere count: they stay when the other name goes. Raises OSError.
+    """
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                facts = os.lstat(Path(parent, name))
+            except FileNotFoundError:
+                continue
+            if (facts.st_dev, facts.st_ino) not in seen:
+                seen.add((facts.st_dev, facts.st_ino))
+                total += facts.st_blocks * _BLOCK_BYTES
+    return total
 
 
 class NativeJob:
     """Implements ports.Job."""
 
     def __init__(self) -> None:
-        self._token = brisk_native.CancelToken()
+        self.token = brisk_native.CancelToken()
+        """Ends native calls."""
 
     @property
     def is_stopped(self) -> bool:
         """Whether `stop` was called."""
-        return self._token.cancelled
+        return self.token.cancelled
 
     def stop(self) -> None:
         """End the work within one chunk."""
-        self._token.cancel()
+        self.token.cancel()
 
     def checksum(self, path: Path, progress: Progress) -> tuple[int, ...]:
         """Return the CRC-32C of each chunk of `path`; see ports.Job."""
-        with _our_errors():
-            return tuple(brisk_native.checksum_file(path, progress=progress, cancel=self._token))
+        with our_errors():
+            return tuple(brisk_native.checksum_file(path, progress=progress, cancel=self.token))
 
     def copy(self, source: Path, target: Path, progress: Progress) -> tuple[int, ...]:
         """Copy `source` to the new file `target`; see ports.Job."""
-        with _our_errors():
+        with our_errors():
             return tuple(
-                brisk_native.copy_file(source, target, progress=progress, cancel=self._token)
+                brisk_native.copy_file(source, target, progress=progress, cancel=self.token)
             )
 
     def convert(
@@ -63,9 +91,9 @@ class NativeJob:
     ) -> tuple[int, ...]:
         """Write weights to the new file `target` in the stored form; see ports.Job."""
         try:
-            with _our_errors():
+            with our_errors():
                 return brisk_native.write_weights(
-                    weights, target, progress=lambda done, _: progress(done), cancel=self._token
+                    weights, target, progress=lambda done, _: progress(done), cancel=self.token
                 ).crc32c
         except brisk_native.FileChangedError as error:
             names = {os.fspath(file.path): file.name for file in weights.files}
@@ -93,7 +121,8 @@ def probe_loader(folder: Path) -> Loader:
 
 
 @contextmanager
-def _our_errors() -> Iterator[None]:
+def our_errors() -> Iterator[None]:
+    """Turn what ends a native job into what ports.Job says."""
     try:
         yield
     except brisk_native.ReadCancelledError as error:

@@ -26,6 +26,9 @@ class StoremgrConfig(ServiceConfig):
 
     data_dir: Annotated[Path, AfterValidator(_checked_folder)]
     """Absolute path of a folder of its own; the models are in its folder `store`."""
+    store_bytes: int = Field(default=0, ge=0, le=2**50)
+    """What its folder may hold, in bytes; imports beyond are refused. 0: as much as its file
+    system."""
     hard_links: bool = True
     """Whether weights are linked where source and store share a file system; false copies them."""
     import_threads: int = Field(default=2, ge=1, le=64)
@@ -36,3 +39,11 @@ class StoremgrConfig(ServiceConfig):
     """Threads for short work on files."""
     leases_max: int = Field(default=2048, ge=1, le=4000)
     """Leases held at once; more are refused."""
+    arena_bytes: int | None = Field(default=None, ge=0, le=2**46)
+    """Memory for weights that all workers of the node share, in bytes; 0: none. Unset: a quarter of
+    what it may use, but at most half of what is available."""
+    arena_dir: Annotated[Path, AfterValidator(_checked_folder)] | None = None
+    """Absolute path of a folder on a tmpfs in which that memory is a file, for workers in other
+    containers that have the same folder at the same path. Unset: for this host's processes."""
+    arena_residency_s: float = Field(default=5.0, ge=0.0, le=3600.0)
+    """Seconds that a model stays in that memory at least."""

@@ -14,19 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.common.errors import InvalidArgumentError, Reason, UnavailableError
+from services.common.errors import (
+    InvalidArgumentError,
+    Reason,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from services.common.limits import AdmissionGate
 from services.common.log import get_logger
-from services.common.model import ModelRef
+from services.common.model import ModelRef, Tier
 from services.common.names import new_id, parse_id
+from services.storemgr.arena import Arena
 from services.storemgr.catalog import Catalog
 from services.storemgr.import_run import ImportRun
 from services.storemgr.importer import Importer, ImportOrder, ImportProgress
+from services.storemgr.io_queue import IoPriority, IoQueue
 from services.storemgr.leases import Lease, LeaseBook
 from services.storemgr.manifest import Manifest, StoredFile, is_revision
 from services.storemgr.metrics import FREE_BYTES, LEASES, MODELS, STORED_BYTES
 from services.storemgr.named_locks import NamedLocks
 from services.storemgr.ports import Disk, JobStoppedError
+from services.storemgr.residents import ArenaFacts, Claim, Progress, Stay
 from services.storemgr.source import Source
 from services.storemgr.store import Store
 from services.storemgr.threads import begin, finish
@@ -61,6 +69,12 @@ class Grant:
     folder: Path
     manifest: Manifest
     released: asyncio.Event  # set by Library.release
+    claim: Claim | None  # of its weights in memory; None: they are to be read from the folder
+
+    @property
+    def tier(self) -> Tier:
+        """Where the weights come from."""
+        return Tier.DRAM if self.claim is not None and self.claim.was_ready else Tier.SSD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +83,17 @@ class Holding:
 
     manifest: Manifest
     leases: int
+    stay: Stay | None = None  # in memory
+    is_pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoFacts:
+    """A device's queue as others may know it."""
+
+    queued_bytes: int
+    bytes_per_s: float
+    busy_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +102,8 @@ class Description:
 
     models: tuple[Holding, ...]  # sorted by name, then by time of import
     free_bytes: int
+    arena: ArenaFacts | None
+    disk: IoFacts
 
 
 class Library:
@@ -91,12 +118,17 @@ class Library:
         *,
         threads: Threads,
         limits: LibraryLimits,
+        queue: IoQueue,
+        arena: Arena | None = None,
     ) -> None:
+        """`queue` is that of the store's disk."""
         self._store = store
         self._disk = disk
         self._importer = importer
         self._catalog = catalog
         self._threads = threads
+        self._queue = queue
+        self._arena = arena
         self._gate = AdmissionGate(limits.imports_max, what="imports")
         self._leases = LeaseBook(leases_max=limits.leases_max)
         self._released: dict[str, asyncio.Event] = {}
@@ -136,7 +168,11 @@ class Library:
             raise InvalidArgumentError("the revision to delete must be set: 16 hexadecimal digits")
         async with self._names.hold(ref.name):
             self._leases.check_free(ref)
+            if self._arena is not None:
+                self._arena.check_free(ref)
             known = self._catalog.remove(ref)  # from here on nobody can lease it
+            if self._arena is not None:
+                self._arena.forget(ref)
             try:
                 await finish(begin(self._threads.files, self._store.remove, ref))
             except OSError:
@@ -149,8 +185,12 @@ class Library:
             log.info("model deleted", model=ref.name, revision=ref.revision)
 
     @asynccontextmanager
-    async def lease(self, ref: ModelRef, holder: str) -> AsyncIterator[Grant]:
+    async def lease(
+        self, ref: ModelRef, holder: str, *, maps: bool = False
+    ) -> AsyncIterator[Grant]:
         """Hold a lease for the block; an empty revision stands for the latest import.
+
+        A holder that `maps` gets the weights in memory, if there is room.
 
         Raises NotFoundError (MODEL_NOT_FOUND), ResourceExhaustedError (QUEUE_FULL) and
         DataLossError (CHECKSUM_MISMATCH) if the files are not what was stored.
@@ -163,12 +203,16 @@ class Library:
         LEASES.set(len(self._leases))
         log.info("lease granted", model=ref.name, holder=holder, lease=lease.lease_id)
         try:
-            yield Grant(
-                lease_id=lease.lease_id,
-                folder=self._store.folder_of(lease.ref),
-                manifest=await self._unchanged(manifest),
-                released=released,
-            )
+            manifest = await self._unchanged(manifest)
+            folder = self._store.folder_of(lease.ref)
+            async with self._claim(manifest, folder, maps=maps) as claim:
+                yield Grant(
+                    lease_id=lease.lease_id,
+                    folder=folder,
+                    manifest=manifest,
+                    released=released,
+                    claim=claim,
+                )
         finally:
             self.release(lease.lease_id)
 
@@ -186,16 +230,83 @@ class Library:
         free_bytes = await finish(looking)
         FREE_BYTES.set(free_bytes)
         return Description(
-            models=tuple(
-                Holding(manifest=manifest, leases=self._leases.count(manifest.ref))
-                for manifest in self._catalog.all()
-            ),
+            models=tuple(self._holding(manifest) for manifest in self._catalog.all()),
             free_bytes=free_bytes,
+            arena=self._arena.facts() if self._arena is not None else None,
+            disk=IoFacts(
+                queued_bytes=self._queue.queued_bytes,
+                bytes_per_s=self._queue.bytes_per_s,
+                busy_s=self._queue.busy_s(),
+            ),
         )
 
     async def close(self) -> None:
-        """Stop the imports that still run; returns when nothing is left of them."""
+        """Stop what still runs; returns when nothing is left of it."""
         await asyncio.gather(*(run.stop() for run in self._runs))
+        if self._arena is not None:
+            await self._arena.close()
+
+    async def prefetch(self, ref: ModelRef) -> AsyncGenerator[Progress]:
+        """Bring a model into memory and yield how far it is; requests go first.
+
+        Raises NotFoundError (MODEL_NOT_FOUND), DataLossError, and ResourceExhaustedError
+        (INSUFFICIENT_MEMORY) without room. Closing this ends it, unless someone else waits, too.
+        """
+        manifest = await self._unchanged(self._catalog.find(ref))
+        folder = self._store.folder_of(manifest.ref)
+        claiming = self._claim(manifest, folder, maps=True, priority=IoPriority.PREFETCH)
+        async with claiming as claim:
+            if claim is None:
+                needed = sum(file.size_bytes for file in manifest.weights)
+                raise ResourceExhaustedError(
+                    f"there is no room in memory for {needed} bytes",
+                    reason=Reason.INSUFFICIENT_MEMORY,
+                    metadata={"needed_bytes": str(needed)},
+                )
+            async with aclosing(claim.progress()) as news:
+                async for progress in news:
+                    yield progress
+
+    def evict(self, ref: ModelRef) -> None:
+        """Remove a model from memory; fine if it is not there.
+
+        Raises NotFoundError (MODEL_NOT_FOUND) and FailedPreconditionError (MODEL_LEASED).
+        """
+        manifest = self._catalog.find(ref)
+        if self._arena is not None:
+            self._arena.evict(manifest.ref)
+
+    def pin(self, ref: ModelRef, *, is_pinned: bool) -> None:
+        """Say whether a model must stay in memory. Raises NotFoundError (MODEL_NOT_FOUND)."""
+        manifest = self._catalog.find(ref)
+        if self._arena is not None:
+            self._arena.pin(manifest.ref, is_pinned=is_pinned)
+
+    @asynccontextmanager
+    async def _claim(
+        self,
+        manifest: Manifest,
+        folder: Path,
+        *,
+        maps: bool,
+        priority: IoPriority = IoPriority.REQUEST,
+    ) -> AsyncIterator[Claim | None]:
+        if self._arena is None or not maps:
+            yield None
+            return
+        async with self._arena.claim(manifest, folder, priority) as claim:
+            yield claim
+
+    def _holding(self, manifest: Manifest) -> Holding:
+        leases, arena = self._leases.count(manifest.ref), self._arena
+        if arena is None:
+            return Holding(manifest=manifest, leases=leases)
+        return Holding(
+            manifest=manifest,
+            leases=leases,
+            stay=arena.stay_of(manifest.ref),
+            is_pinned=arena.is_pinned(manifest.ref),
+        )
 
     def _start(self, source: Source) -> ImportRun:
         run = ImportRun(

@@ -31,3 +31,37 @@ LOADER: Final = Gauge(
     "Always 1: which loader reads the store, and whether past the page cache.",
     ["implementation", "direct_io"],
 )
+ARENA_BYTES: Final = Gauge(
+    "brisk_storemgr_arena_bytes", "The node's memory for weights: free or used.", ["state"]
+)
+ARENA_READ_BYTES: Final = Counter(
+    "brisk_storemgr_arena_read_bytes", "Bytes read from the disk into the arena."
+)
+TIER_LOOKUPS: Final = Counter(
+    "brisk_storemgr_tier_lookups",
+    "Models asked for, by tier and outcome: hit, miss (it was brought there) or no_room.",
+    ["tier", "outcome"],
+)
+EVICTIONS: Final = Counter(
+    "brisk_storemgr_evictions", "Models that had to make room for others, by tier.", ["tier"]
+)
+IO_QUEUED_BYTES: Final = Gauge(
+    "brisk_storemgr_io_queued_bytes",
+    "Bytes that are being read from a tier or wait to be.",
+    ["tier"],
+)
+IO_BYTES_PER_SECOND: Final = Gauge(
+    "brisk_storemgr_io_bytes_per_second", "Moving estimate of what a tier gives.", ["tier"]
+)
+IO_PREDICTION_ERROR: Final = Histogram(
+    "brisk_storemgr_io_prediction_error_seconds",
+    "By how much a read ended before or after what was predicted when it was queued.",
+    ["tier"],
+    buckets=(0.001, 0.003, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0, 3.0, 10.0),
+)
+IO_PREDICTION_SHARE: Final = Histogram(
+    "brisk_storemgr_io_prediction_error_share",
+    "The same as a share of what the read took.",
+    ["tier"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from brisk_native import Weights
+
+from services.storemgr.chunks import Piece
 
 Progress = Callable[[int], None]  # gets the bytes of the file done so far
 
@@ -55,3 +58,58 @@ class Disk(Protocol):
 
     def free_bytes(self, folder: Path) -> int:
         """Return the bytes that can still be written under `folder`. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Some chunks of a file, as its checksums cut it."""
+
+    first: int
+    count: int
+
+
+class ArenaMemory(Protocol):
+    """Memory that all processes of the node can map. Its methods may be called from any thread."""
+
+    @property
+    def path(self) -> str:
+        """What another process opens to map it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """All of it."""
+
+    @property
+    def kind(self) -> str:
+        """What it is made of: hugetlb, tmpfs or small."""
+
+    @property
+    def populated_bytes(self) -> int:
+        """What was faulted in so far."""
+
+    @property
+    def huge_pages(self) -> bool:
+        """Whether it lies in huge pages, as was found when it had been faulted in."""
+
+    def in_use(self, pieces: Sequence[Piece]) -> bool:
+        """Return whether any process has some of these pieces mapped. Does not block."""
+
+    def read(
+        self,
+        file: Path,
+        pieces: Sequence[Piece],
+        span: Span,
+        checksums: Sequence[int],
+        job: Job,
+    ) -> None:
+        """Read a part of `file` to where it belongs in `pieces`, and verify it. Blocks.
+
+        `checksums` are those of the whole file. Raises DataLossError (CHECKSUM_MISMATCH), OSError,
+        MalformedError if the file has shrunk, and JobStoppedError.
+        """
+
+    def checksums(self, pieces: Sequence[Piece], size_bytes: int, job: Job) -> tuple[int, ...]:
+        """Return the CRC-32C of each chunk of what lies in `pieces`. Blocks.
+
+        Raises JobStoppedError.
+        """

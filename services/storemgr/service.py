@@ -6,17 +6,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 import grpc
 from brisk.storage.v1 import storage_service_pb2 as pb
 from brisk.storage.v1 import storage_service_pb2_grpc as pb_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common.model import Tier
-from services.common.wire import model_info_to_proto, model_ref_from_proto, tier_to_proto
+from services.common.wire import (
+    duration_to_proto,
+    model_info_to_proto,
+    model_ref_from_proto,
+    tier_to_proto,
+)
 from services.storemgr.importer import ImportProgress
-from services.storemgr.library import Grant, Library
+from services.storemgr.library import Grant, Holding, Library
 from services.storemgr.manifest import Manifest
+from services.storemgr.residents import ArenaFacts, Mapping
 from services.storemgr.source import parse_source
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["StorageService"].full_name
@@ -63,15 +70,14 @@ class StorageServicer(pb_grpc.StorageServiceServicer):
         description = await self._library.describe()
         return pb.DescribeResponse(
             node_id=self._node_id,
-            models=[
-                pb.StoredModel(
-                    info=model_info_to_proto(holding.manifest.info),
-                    file_bytes=holding.manifest.file_bytes,
-                    leases=holding.leases,
-                )
-                for holding in description.models
-            ],
+            models=[_stored_model(holding) for holding in description.models],
             free_bytes=description.free_bytes,
+            arena=_arena_state(description.arena) if description.arena is not None else None,
+            disk=pb.IoState(
+                queued_bytes=description.disk.queued_bytes,
+                bytes_per_second=int(description.disk.bytes_per_s),
+                busy_for=duration_to_proto(description.disk.busy_s),
+            ),
         )
 
     async def Lease(
@@ -79,14 +85,45 @@ class StorageServicer(pb_grpc.StorageServiceServicer):
     ) -> AsyncGenerator[pb.LeaseResponse]:
         """Hold a lease for as long as the stream is open; see the proto."""
         ref = model_ref_from_proto(request.model)
-        async with self._library.lease(ref, request.holder) as grant:
+        async with self._library.lease(ref, request.holder, maps=request.map) as grant:
             yield _lease_response(grant)
+            if grant.claim is not None:
+                async with aclosing(grant.claim.progress()) as news:
+                    async for progress in news:
+                        if grant.released.is_set():
+                            return
+                        yield pb.LeaseResponse(
+                            bytes_done=progress.bytes_done, bytes_total=progress.bytes_total
+                        )
+                yield pb.LeaseResponse(mapping=_mapping(grant.claim.mapping))
             await grant.released.wait()
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         """End a lease; see the proto."""
         self._library.release(request.lease_id)
         return pb.ReleaseResponse()
+
+    async def Prefetch(
+        self, request: pb.PrefetchRequest, context: Context
+    ) -> AsyncGenerator[pb.PrefetchResponse]:
+        """Bring a model into memory; see the proto."""
+        ref = model_ref_from_proto(request.model)
+        async with aclosing(self._library.prefetch(ref)) as news:
+            async for progress in news:
+                yield pb.PrefetchResponse(
+                    bytes_done=progress.bytes_done, bytes_total=progress.bytes_total
+                )
+
+    async def Evict(self, request: pb.EvictRequest, context: Context) -> pb.EvictResponse:
+        """Remove a model from memory; see the proto."""
+        self._library.evict(model_ref_from_proto(request.model))
+        return pb.EvictResponse()
+
+    async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
+        """Say whether a model must stay in memory; see the proto."""
+        ref = model_ref_from_proto(request.model)
+        self._library.pin(ref, is_pinned=request.pinned)
+        return pb.PinResponse()
 
 
 def _lease_response(grant: Grant) -> pb.LeaseResponse:
@@ -98,5 +135,54 @@ def _lease_response(grant: Grant) -> pb.LeaseResponse:
             for file in grant.manifest.weights
         ],
         info=model_info_to_proto(grant.manifest.info),
-        tier=tier_to_proto(Tier.SSD),
+        tier=tier_to_proto(grant.tier),
+        more=grant.claim is not None,
+    )
+
+
+def _mapping(mapping: Mapping) -> pb.Mapping:
+    return pb.Mapping(
+        path=mapping.path,
+        files=[
+            pb.MappedFile(
+                name=file.name,
+                size_bytes=file.size_bytes,
+                pieces=[
+                    pb.Piece(offset=piece.offset, size_bytes=piece.size_bytes)
+                    for piece in file.pieces
+                ],
+            )
+            for file in mapping.files
+        ],
+    )
+
+
+def _stored_model(holding: Holding) -> pb.StoredModel:
+    stay = holding.stay
+    return pb.StoredModel(
+        info=model_info_to_proto(holding.manifest.info),
+        file_bytes=holding.manifest.file_bytes,
+        leases=holding.leases,
+        dram_bytes=stay.size_bytes if stay is not None else 0,
+        in_use=stay is not None and stay.in_use,
+        pinned=holding.is_pinned,
+        last_used=_timestamp(stay.used_at) if stay is not None else None,
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def _arena_state(facts: ArenaFacts) -> pb.ArenaState:
+    return pb.ArenaState(
+        size_bytes=facts.size_bytes,
+        free_bytes=facts.free_bytes,
+        in_use_bytes=facts.in_use_bytes,
+        chunk_bytes=facts.chunk_bytes,
+        populated_bytes=facts.populated_bytes,
+        kind=facts.kind,
+        huge_pages=facts.huge_pages,
     )

@@ -4,6 +4,8 @@
       lock                            held by the one store manager that uses the folder
       staging/<random>/               being put together or taken apart; emptied at start
       models/<name>/<revision>/       published: the model's files and brisk.json
+      quarantine/<name>--<random>/    what lay in `models` at a start and was no whole model
+      arena.json                      what lies in the node's memory: see arena_index
 
 A model is put together in `staging`, made durable, and published by one rename, so a crash at any
 point leaves either all of it or something that the next start sweeps away. Everything here blocks.
@@ -63,7 +65,8 @@ class Store:
         self.root = data_dir / _STORE
         self._models = self.root / "models"
         self._staging = self.root / "staging"
-        for folder in (self.root, self._models, self._staging):
+        self._quarantine = self.root / "quarantine"
+        for folder in (self.root, self._models, self._staging, self._quarantine):
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(self.root / "lock")
 
@@ -84,16 +87,22 @@ class Store:
         return len(leftovers)
 
     def scan(self) -> Scan:
-        """Return what is published. What is no whole model is logged and left for people."""
+        """Return what is published; what is no whole model goes into quarantine, for people.
+
+        What cannot be read at all stays where it is: that may be the disk's fault.
+        """
         found: list[Manifest] = []
         unusable = 0
         for shelf in _folders(self._models):
             for folder in _folders(shelf):
                 try:
                     found.append(self._read(folder))
-                except (MalformedError, OSError) as error:
+                except (MalformedError, FileNotFoundError, NotADirectoryError) as error:
                     unusable += 1
-                    log.warning("stored model is unusable", folder=str(folder), error=str(error))
+                    self._put_aside(folder, str(error))
+                except OSError as error:
+                    unusable += 1
+                    log.warning("stored model is unreadable", folder=str(folder), error=str(error))
         return Scan(manifests=tuple(found), unusable=unusable)
 
     # --- Where things are ---
@@ -179,6 +188,16 @@ class Store:
 
     def _shelf(self, name: ModelName) -> Path:
         return self._models / name.replace("/", "--")  # names cannot contain "--" themselves
+
+    def _put_aside(self, folder: Path, problem: str) -> None:
+        place = self._quarantine / f"{folder.parent.name}--{secrets.token_hex(4)}"
+        log.warning("stored model is damaged", folder=str(folder), error=problem, now=str(place))
+        try:
+            folder.rename(place)
+            with suppress(OSError):  # other revisions are there
+                folder.parent.rmdir()
+        except OSError as error:
+            log.warning("damaged model stays", folder=str(folder), error=str(error))
 
     def _new_name(self) -> Path:
         return self._staging / secrets.token_hex(8)

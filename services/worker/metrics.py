@@ -43,6 +43,9 @@ LOAD_PHASE: Final = Histogram(
     "brisk_load_phase_seconds", "Time of each phase of a load.", ["phase"], buckets=_PHASE_BUCKETS
 )
 BYTES_READ: Final = Counter("brisk_load_bytes_read", "Bytes of weight files read into memory.")
+BYTES_MAPPED: Final = Counter(
+    "brisk_load_bytes_mapped", "Bytes of weight files used in the node's memory, without a copy."
+)
 BYTES_COPIED: Final = Counter(
     "brisk_load_bytes_copied", "Bytes of weights that could not be used in place."
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +91,26 @@ class TextCodec(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MappedFile:
+    """A weight file in memory that the store manager shares."""
+
+    name: str
+    size_bytes: int
+    pieces: tuple[tuple[int, int], ...]  # offset and bytes of each, one after another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapping:
+    """Where a model's weights lie in memory."""
+
+    path: str  # what to map
+    files: tuple[MappedFile, ...]
+
+
+OnBytes = Callable[[int, int], None]  # gets the bytes there so far and in all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A model's files, kept in place for as long as the lease is held."""
 
@@ -98,16 +118,21 @@ class Lease:
     folder: Path
     weight_files: tuple[str, ...]
     info: ModelInfo
-    tier: Tier
+    tier: Tier  # that the weights come from
+    bring: Callable[[OnBytes], Awaitable[Mapping]] | None = None
+    """Waits for the weights in memory. None: they are to be read from the folder."""
+    is_held: Callable[[], bool] = lambda: True
+    """Whether the store manager still holds to it, as far as we have heard."""
 
 
 class ModelStore(Protocol):
     """The node's store manager."""
 
-    def lease(self, model: ModelRef) -> AbstractAsyncContextManager[Lease]:
-        """Hold a lease for the block.
+    def lease(self, model: ModelRef, *, maps: bool = False) -> AbstractAsyncContextManager[Lease]:
+        """Hold a lease for the block; who `maps` may use weights where they are in memory.
 
-        Raises NotFoundError (MODEL_NOT_FOUND) and UnavailableError (STORE_UNREACHABLE).
+        Raises NotFoundError (MODEL_NOT_FOUND) and UnavailableError (STORE_UNREACHABLE). `bring`
+        raises the latter, too, and DataLossError.
         """
 
 

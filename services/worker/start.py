@@ -19,7 +19,7 @@ import brisk_native
 from brisk_native.model import build_skeleton
 
 from services.common.clock import monotonic_s
-from services.common.errors import Reason, ResourceExhaustedError
+from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
 from services.common.log import get_logger
 from services.common.model import (
     ModelInfo,
@@ -28,14 +28,15 @@ from services.common.model import (
     StartPhase,
     StartProgress,
     StartReport,
+    Tier,
 )
 from services.worker import metrics
 from services.worker.checkpoint import refusals
 from services.worker.decoder import DecoderFacts, TransformersDecoder, decoder_facts
 from services.worker.plan import TokenLimits
-from services.worker.ports import Lease, Loaded, LoadOrder, ModelStore, Started
+from services.worker.ports import Lease, Loaded, LoadOrder, ModelStore, OnBytes, Started
 from services.worker.tokenizer import Tokenizer, load_tokenizer
-from services.worker.weights import LoadedModel, WeightLoad
+from services.worker.weights import Buffers, LoadedModel, WeightLoad, map_weights
 
 log = get_logger(__name__)
 
@@ -50,10 +51,11 @@ class Starter:
     def __init__(
         self, store: ModelStore, executor: Executor, pool: brisk_native.Pool | None = None
     ) -> None:
-        """Weights go to `pool` as far as they fit."""
+        """Weights that are not in the node's memory go to `pool` as far as they fit."""
         self._store = store
         self._executor = executor
         self._pool = pool
+        self._maps = True  # until it turns out that we cannot get at the node's memory
 
     async def check(self, model: ModelRef) -> None:
         """Return if the model could be started, without reading its weights.
@@ -71,20 +73,21 @@ class Starter:
         """
         clock = _Phases()
         progress(StartProgress(phase=StartPhase.FETCH))
-        async with self._store.lease(order.model) as lease:
+        async with self._store.lease(order.model, maps=self._maps) as lease:
             _refuse_if_too_small(order, lease.info)
             clock.end(StartPhase.FETCH)
             loaded, tokenizer = await self._load(lease, clock, progress)
             facts = await self._run(lambda: decoder_facts(loaded.model, lease.folder))
             clock.end(StartPhase.INIT)
         _count(loaded.report)
+        brought = loaded.report.mapped_bytes if lease.tier is not Tier.DRAM else 0
         report = StartReport(cold=True, source=lease.tier, phases=clock.durations())
         return Started(
             decoder=TransformersDecoder(loaded.model),
             codec=tokenizer,
             limits=_limits(order, lease.info, facts),
             eos_token_ids=_eos_token_ids(facts, tokenizer),
-            loaded=Loaded(report=report, bytes_read=loaded.report.bytes_read),
+            loaded=Loaded(report=report, bytes_read=loaded.report.bytes_read + brought),
         )
 
     async def _load(
@@ -107,11 +110,39 @@ class Starter:
                 clock.end(StartPhase.LOAD)
                 progress(StartProgress(phase=StartPhase.INIT, source=lease.tier))
 
-        load = WeightLoad(lease.folder, lease.weight_files, on_bytes, pool=self._pool)
         return await _both(
-            self._run(load.run, stop=load.give_up),
-            self._run(lambda: load_tokenizer(lease.folder)),
+            self._weights(lease, on_bytes), self._run(lambda: load_tokenizer(lease.folder))
         )
+
+    async def _weights(self, lease: Lease, on_bytes: OnBytes) -> LoadedModel:
+        """Return the model with its weights in the node's memory, or read into ours."""
+        buffers = await self._buffers(lease, on_bytes)
+        load = WeightLoad(
+            lease.folder, lease.weight_files, on_bytes, pool=self._pool, buffers=buffers
+        )
+        del buffers  # the load's, from here on
+        return await self._run(load.run, stop=load.give_up)
+
+    async def _buffers(self, lease: Lease, on_bytes: OnBytes) -> Buffers | None:
+        """Return the weights as they lie in the node's memory; None if they do not."""
+        if lease.bring is None:
+            return None
+
+        def on_brought(done: int, total: int) -> None:
+            if done < total:  # the last byte is there when it is mapped
+                on_bytes(done, total)
+
+        mapping = await lease.bring(on_brought)
+        try:
+            buffers = await self._run(lambda: map_weights(mapping))
+        except (OSError, MemoryError) as error:
+            _refuse_if_ended(lease)
+            self._maps = not isinstance(error, OSError)
+            log.warning("the node's memory is out of reach, reading files", error=str(error))
+            return None
+        await asyncio.sleep(0)  # news that has come is heard
+        _refuse_if_ended(lease)  # then others may have got these chunks before they were ours
+        return buffers
 
     async def _run(
         self, call: Callable[[], Result], *, stop: Callable[[], None] | None = None
@@ -156,6 +187,13 @@ def _check(folder: Path, files: Sequence[str]) -> None:
     load_tokenizer(folder)
 
 
+def _refuse_if_ended(lease: Lease) -> None:
+    if not lease.is_held():
+        raise UnavailableError(
+            "the lease ended before the weights were mapped", reason=Reason.STORE_UNREACHABLE
+        )
+
+
 def _refuse_if_too_small(order: LoadOrder, info: ModelInfo) -> None:
     """Refuse an order without room for the weights and one token."""
     needed = info.weight_bytes + max(info.kv_bytes_per_token, 1)
@@ -192,7 +230,10 @@ def _eos_token_ids(facts: DecoderFacts, tokenizer: Tokenizer | None) -> frozense
 
 def _count(report: brisk_native.LoadReport) -> None:
     metrics.BYTES_READ.inc(report.bytes_read)
+    metrics.BYTES_MAPPED.inc(report.mapped_bytes)
     metrics.BYTES_COPIED.inc(report.copied_bytes)
+    if not report.bytes_read:
+        return
     way = "direct" if report.direct else "buffered"
     pages = "huge" if report.huge_pages else "small"
     metrics.FILES_READ.labels(way, pages).inc(report.files)

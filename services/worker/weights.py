@@ -1,21 +1,39 @@
-"""Bring a checkpoint's weights into a model: read once, verified on the way, used in place."""
+"""Bring a checkpoint's weights into a model: read once, verified on the way, used in place.
+
+What the store manager has in memory is not even read: it is mapped, read-only, and is the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import brisk_native
 
 from services.common.log import get_logger
 from services.worker.checkpoint import refusals
+from services.worker.ports import Mapping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = get_logger(__name__)
+
+Buffers: TypeAlias = "dict[str, brisk_native.FileBuffer]"
+
+
+def map_weights(mapping: Mapping) -> Buffers:
+    """Return the bytes of weight files in shared memory, by name. Blocks for about a millisecond.
+
+    They are read-only, and stay as they are for as long as a view of them lives. Raises OSError
+    where this process cannot get at that memory.
+    """
+    return {
+        file.name: brisk_native.map_pieces(mapping.path, file.pieces, file.size_bytes)
+        for file in mapping.files
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +54,15 @@ class WeightLoad:
         progress: Callable[[int, int], None],
         *,
         pool: brisk_native.Pool | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         """`progress` gets the bytes of all files so far and in all, on another thread.
 
-        The weights go to `pool` if they fit there, else to fresh memory.
+        The weights are used in `buffers`, which hold the files by name, or are read: to `pool` if
+        they fit there, else to fresh memory.
         """
         self._folder, self._files, self._pool = folder, files, pool
+        self._buffers = buffers
         self._progress = progress
         self._cancel = brisk_native.CancelToken()
 
@@ -66,6 +87,7 @@ class WeightLoad:
             is_huge=report.huge_pages,
             is_verified=report.verified,
             bytes_copied=report.copied_bytes,
+            bytes_mapped=report.mapped_bytes,
             implementation=brisk_native.IMPLEMENTATION,
         )
         return loaded
@@ -73,10 +95,11 @@ class WeightLoad:
     def _load(self, pool: brisk_native.Pool | None) -> LoadedModel:
         with brisk_native.start_loading(
             self._folder,
-            files=self._files,
+            files=self._files if self._buffers is None else None,
             pool=pool,
             progress=self._progress,
             cancel=self._cancel,
+            buffers=self._buffers,
         ) as loading:
             log.info("reading", bytes=loading.weights.file_bytes, groups=len(loading.groups))
             return LoadedModel(model=loading.result(), report=loading.report)

@@ -113,6 +113,18 @@ class FakeStoreServer(pb2_grpc.StorageServiceServicer):
     ) -> pb2.ReleaseResponse:
         return pb2.ReleaseResponse()
 
+    async def Prefetch(  # noqa: N802
+        self, request: pb2.PrefetchRequest, context: Context
+    ) -> AsyncIterator[pb2.PrefetchResponse]:
+        raise ResourceExhaustedError("it has no memory", reason=Reason.INSUFFICIENT_MEMORY)
+        yield pb2.PrefetchResponse()
+
+    async def Evict(self, request: pb2.EvictRequest, context: Context) -> pb2.EvictResponse:  # noqa: N802
+        return pb2.EvictResponse()
+
+    async def Pin(self, request: pb2.PinRequest, context: Context) -> pb2.PinResponse:  # noqa: N802
+        return pb2.PinResponse()
+
 
 @asynccontextmanager
 async def run_store(redis_url: str, *, node_id: str = "node-1") -> AsyncIterator[FakeStoreServer]:

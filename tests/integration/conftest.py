@@ -33,7 +33,7 @@ def run_cluster(
         devices=devices or DEVICES,
         router_port=0,
         drain_s=drain_s,
-        environment=environment,
+        environment={"BRISK_STOREMGR_ARENA_BYTES": str(64 << 20)} | environment,
     )
     with cluster:
         yield cluster

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 WITHIN_S = 200.0
+ARENA_BYTES = "BRISK_STOREMGR_ARENA_BYTES"  # by default it is a share of the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Ended:
 def environment(data_dir: Path, **more: str) -> dict[str, str]:
     """Return an environment whose cluster, if any, is in `data_dir`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRISK_")}
-    return {**inherited, "BRISK_DATA_DIR": str(data_dir), "COLUMNS": "200", **more}
+    fixed = {"BRISK_DATA_DIR": str(data_dir), "COLUMNS": "200", ARENA_BYTES: str(64 << 20)}
+    return {**inherited, **fixed, **more}
 
 
 async def start(*arguments: str | Path, env: Mapping[str, str]) -> Process:

@@ -62,6 +62,7 @@ class Node:
                 "BRISK_LOG_FORMAT": "json",
                 "BRISK_STOREMGR_READY_FILE": str(self.ready_file),
                 "BRISK_ANNOUNCE_S": "0",
+                "BRISK_STOREMGR_ARENA_BYTES": "0",
             }
             | self.settings,
             stderr=subprocess.PIPE,

@@ -132,10 +132,13 @@ class Cluster:
 
 
 @contextmanager
-def run_cluster(folder: Path, redis_url: str, **settings: str) -> Iterator[Cluster]:
+def run_cluster(
+    folder: Path, redis_url: str, *, arena_bytes: int = 0, **settings: str
+) -> Iterator[Cluster]:
     """Run both services for the block. `settings` are the worker's."""
     shared = {"redis_url": redis_url, "node_id": NODE}
-    storemgr = launch("storemgr", folder, {**shared, "data_dir": str(folder / "data")})
+    own = {"data_dir": str(folder / "data"), "arena_bytes": str(arena_bytes)}
+    storemgr = launch("storemgr", folder, {**shared, **own})
     worker = launch("worker", folder, {"devices": "cpu:0=64MiB", **shared, **settings})
     try:
         storemgr.wait_ready()

@@ -8,9 +8,14 @@ from pathlib import Path
 import brisk_native
 import pytest
 
-from services.storemgr.adapters import NativeDisk, probe_loader
+from services.common.errors import Reason, ResourceExhaustedError
+from services.storemgr.adapters import NativeDisk, probe_loader, used_bytes
+from services.storemgr.importer import Importer, ImportOrder
 from services.storemgr.ports import JobStoppedError
 from services.storemgr.refusal import MalformedError
+from services.storemgr.source import parse_source
+from services.storemgr.store import Store
+from tests.broken_models import good_folder
 
 
 def ignore(_: int) -> None:
@@ -65,3 +70,28 @@ def test_free_bytes_are_those_of_the_file_system(tmp_path: Path) -> None:
 def test_the_probe_says_which_loader_runs_and_leaves_nothing(tmp_path: Path) -> None:
     assert probe_loader(tmp_path).implementation == brisk_native.IMPLEMENTATION
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_is_what_is_left_of_it_and_never_more_than_the_disk_has(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "models").mkdir(parents=True)
+    whole = NativeDisk().free_bytes(store)
+    assert NativeDisk(1 << 20).free_bytes(store) == 1 << 20
+    (store / "models" / "a").write_bytes(b"x" * 40_000)
+    used = used_bytes(store)
+    assert 40_000 <= used < 60_000
+    os.link(store / "models" / "a", store / "again")
+    assert NativeDisk(1 << 20).free_bytes(store) == (1 << 20) - used
+    assert NativeDisk(100).free_bytes(store) == 0
+    assert NativeDisk(2**60).free_bytes(store) <= whole
+
+
+def test_an_import_beyond_the_budget_is_refused_as_a_full_disk(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data")
+    disk = NativeDisk(1 << 20)
+    order = ImportOrder(source=parse_source(str(good_folder(tmp_path / "good")), ""), after=None)
+    (store.root / "models" / "x").write_bytes(b"x" * (900 << 10))
+    with pytest.raises(ResourceExhaustedError) as refused:
+        Importer(store, disk, hard_links=False).run(order, disk.new_job(), lambda _: None)
+    assert refused.value.reason == Reason.DISK_FULL
+    store.close()

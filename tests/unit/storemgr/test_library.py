@@ -25,6 +25,7 @@ from services.common.model import ModelRef
 from services.common.names import ModelName
 from services.storemgr.catalog import Catalog
 from services.storemgr.importer import Importer
+from services.storemgr.io_queue import IoQueue
 from services.storemgr.library import Library, LibraryLimits, Threads
 from services.storemgr.manifest import Manifest
 from services.storemgr.source import parse_source
@@ -50,6 +51,7 @@ class Node:
             Catalog(self.store.scan().manifests),
             threads=threads,
             limits=LIMITS,
+            queue=IoQueue(),
         )
 
     async def import_good(self, name: str = "") -> Manifest:

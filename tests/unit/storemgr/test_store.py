@@ -125,14 +125,21 @@ def move(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [shorten, lose_manifest, lose_weights, write_newer_manifest, move]
 )
-def test_a_scan_passes_over_what_is_no_whole_model(
+def test_a_scan_puts_aside_what_is_no_whole_model_and_loses_nothing(
     store: Store, damage: Callable[[Path], None]
 ) -> None:
     whole = publish(store)
-    damage(store.folder_of(publish(store, b"damaged").ref))
+    damaged = store.folder_of(publish(store, b"damaged").ref)
+    damage(damaged)
+    (left,) = (each for each in damaged.parent.iterdir() if each.name != whole.revision)
+    files = {path.name: path.read_bytes() for path in left.iterdir()}
     scan = store.scan()
     assert scan.manifests == (whole,)
     assert scan.unusable == 1
+    (aside,) = (store.root / "quarantine").iterdir()
+    assert aside.name.startswith("org--name--")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == files
+    assert store.scan().unusable == 0
 
 
 def test_a_manifest_under_another_name_is_not_believed(store: Store) -> None:

@@ -162,7 +162,7 @@ class FolderStore:
         self._info = info
 
     @asynccontextmanager
-    async def lease(self, model: ModelRef) -> AsyncIterator[Lease]:
+    async def lease(self, model: ModelRef, *, maps: bool = False) -> AsyncIterator[Lease]:
         await asyncio.sleep(0)
         if model.name not in self.folders:
             raise NotFoundError(f"no model {model.name}", reason=Reason.MODEL_NOT_FOUND)
