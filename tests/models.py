@@ -80,7 +80,7 @@ def make_model(folder: Path, kind: str, *, seed: int = 0) -> Path:
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=torch.float32
         )
-        _randomise(model)
+        randomise(model)
     folder.mkdir(parents=True, exist_ok=True)
     if sharded:
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
@@ -96,7 +96,7 @@ def copy_tokenizer(folder: Path) -> None:
         shutil.copyfile(DEMO_MODEL / name, folder / name)
 
 
-def _randomise(model: PreTrainedModel) -> None:
+def randomise(model: PreTrainedModel) -> None:
     """Draw all parameters so that tokens differ and depend on everything before them."""
     import torch  # noqa: PLC0415
 

@@ -42,6 +42,7 @@ class Instance:
     waiting: int = 0
     idle_s: float | None = None  # None while it has sequences
     keep_alive_left_s: float | None = None  # None while busy, or if kept for ever
+    serial_reason: str = ""  # why its sequences are decoded one at a time, if so and if known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -329,6 +329,7 @@ def instance_from_proto(message: placement_pb2.Instance) -> Instance:
         keep_alive_left_s=duration_from_proto(message.keep_alive_left)
         if message.HasField("keep_alive_left")
         else None,
+        serial_reason=message.serial_reason,
     )
 
 
@@ -348,6 +349,7 @@ def instance_to_proto(instance: Instance) -> placement_pb2.Instance:
         waiting=instance.waiting,
         idle=None if idle_s is None else duration_to_proto(idle_s),
         keep_alive_left=None if left_s is None else duration_to_proto(left_s),
+        serial_reason=instance.serial_reason,
     )
 
 

@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from services.common.channel import ChannelPool
 from services.common.clock import wall_clock
+from services.common.errors import InternalError, Reason
 from services.common.keys import ServiceKind
 from services.common.leader import LeaderLocator
 from services.common.lifecycle import Ready, run_service, serve
@@ -38,6 +39,7 @@ from services.worker.service import SERVICE_NAME, WorkerServicer
 START_THREADS: Final = 4  # each load uses two at a time
 TEXT_THREADS: Final = 2
 ENGINE_END_S_MAX: Final = 10.0  # a step under way cannot be interrupted
+WATCH_SHARE: Final = 0.25  # of the longest step: how often to look
 CUT_OFF_SHARE: Final = 0.9  # of the drain; the rest lets the last answers leave
 
 MakeStarter = Callable[[ModelStore, Executor, brisk_native.Pool | None], ModelStarter]
@@ -67,7 +69,7 @@ async def main(config: WorkerConfig) -> None:
         if pool is not None:
             stack.callback(pool.close)
         stack.callback(REGISTRY.unregister, export(pool))
-        make_starter = await asyncio.to_thread(warm_up, config.threads)
+        make_starter = await asyncio.to_thread(warm_up, config)
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
         store = NodeStore(Registry(redis), channels, node_id=config.node_id, holder=worker_id)
@@ -100,7 +102,10 @@ async def main(config: WorkerConfig) -> None:
             server,
             Registration(redis, facts).run(),
             report_forever(source, instances.changed, leader),
-            *(watch(engine) for engine in engines.values()),
+            *(
+                watch(engine, config.step_s_max, partial(instances.give_up, device_id))
+                for device_id, engine in engines.items()
+            ),
             announce_s=config.announce_s,
             drain_s=config.drain_s,
             before_drain=partial(
@@ -115,7 +120,7 @@ async def main(config: WorkerConfig) -> None:
         )
 
 
-def warm_up(threads: int) -> MakeStarter:
+def warm_up(config: WorkerConfig) -> MakeStarter:
     """Import torch and transformers and return what needs them. Blocks for seconds.
 
     Sets the environment that they read when imported: nothing is ever fetched from a hub.
@@ -123,13 +128,15 @@ def warm_up(threads: int) -> MakeStarter:
     os.environ.update(
         {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     )
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)
     # Not at the top: a refused setting should be told at once, not after these imports.
+    from services.worker.decoder import Decoders  # noqa: PLC0415
     from services.worker.preload import preload  # noqa: PLC0415
     from services.worker.start import Starter  # noqa: PLC0415
 
-    preload(threads)
-    return Starter
+    preload(config.threads)
+    decoders = Decoders(exact=config.exact, shares_prefixes=config.prefix_cache)
+    return partial(Starter, decoders=decoders)
 
 
 def start_engines(budgets: Mapping[str, int], stack: AsyncExitStack) -> dict[str, DeviceEngine]:
@@ -141,9 +148,25 @@ def start_engines(budgets: Mapping[str, int], stack: AsyncExitStack) -> dict[str
     return engines
 
 
-async def watch(engine: DeviceEngine) -> None:
-    """Raise what ended the engine's thread; an engine that lives is watched for ever."""
-    await asyncio.wrap_future(engine.death)
+async def watch(engine: DeviceEngine, step_s_max: float, give_up: Callable[[], None]) -> None:
+    """Raise what ended the engine's thread, or that a step does not end; else watch for ever.
+
+    A step that hangs cannot be interrupted. So its sequences are told by `give_up` that they must
+    go on elsewhere, and the worker leaves.
+    """
+    death = asyncio.wrap_future(engine.death)
+    try:
+        while not death.done():
+            await asyncio.wait((death,), timeout=step_s_max * WATCH_SHARE)
+            if engine.step_s > step_s_max:
+                give_up()
+                raise InternalError(
+                    f"a decode step has not ended within {step_s_max:g} s",
+                    reason=Reason.ENGINE_FAILED,
+                )
+        await death
+    finally:
+        death.cancel()
 
 
 def stack_executor(stack: AsyncExitStack, threads: int, name: str) -> ThreadPoolExecutor:

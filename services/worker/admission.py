@@ -1,7 +1,9 @@
 """Which sequences of an instance are decoded, wait or are refused: pure, first come first served.
 
-A sequence needs a slot and room for the keys and values of all its tokens. Room is set aside when
-it is admitted, so that no sequence can run out of it half-way.
+A sequence needs a slot. Where each sequence has memory of its own, it needs room for the keys and
+values of all its tokens, too: room is set aside when it is admitted, so that it cannot run out
+half-way. Where sequences share memory in blocks, the device's thread gives them blocks as they
+grow, and lets some wait if there are too few; here it only counts that each could fit alone.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ class _Waiting:
 class Admission:
     """The slots and the key/value budget of one instance. Owned by the event loop."""
 
-    def __init__(self, *, slots: int, kv_bytes: int, waiting_max: int) -> None:
+    def __init__(
+        self, *, slots: int, kv_bytes: int, waiting_max: int, shares_memory: bool = False
+    ) -> None:
+        """Set nothing aside if the instance `shares_memory` among its sequences."""
         self._slots = slots
+        self._shares_memory = shares_memory
         self._kv_bytes = kv_bytes
         self._kv_free = kv_bytes
         self._waiting_max = waiting_max
@@ -92,11 +98,14 @@ class Admission:
 
     def audit(self) -> None:
         """Raise RuntimeError unless the budget adds up."""
+        if not self._shares_memory and self._kv_free < 0:
+            raise RuntimeError("key/value budget is overdrawn")
         if self._kv_free + sum(self._running.values()) != self._kv_bytes:
             raise RuntimeError("key/value budget does not add up")
 
     def _fits(self, kv_bytes: int) -> bool:
-        return len(self._running) < self._slots and kv_bytes <= self._kv_free
+        has_room = self._shares_memory or kv_bytes <= self._kv_free
+        return len(self._running) < self._slots and has_room
 
     def _admit(self, waiting: _Waiting) -> None:
         self._running[waiting.ticket] = waiting.kv_bytes

@@ -69,6 +69,13 @@ class WorkerConfig(ServiceConfig):
     """Memory that is faulted in at start for weights to be read into, in bytes; 0: none."""
     waiting_max: int = Field(default=64, ge=1, le=10_000)
     """Sequences that wait per instance; more are refused."""
+    exact: bool = False
+    """Whether the tokens of a sequence depend on nothing but its own tokens, bit for bit, whatever
+    else is decoded; slower with few sequences and long prompts."""
+    prefix_cache: bool = True
+    """Whether sequences that begin with the same tokens share their keys and values."""
+    step_s_max: float = Field(default=300.0, ge=0.001, le=86_400.0)
+    """Longest time that a step of a device may take; a worker whose device hangs leaves."""
 
     @property
     def budgets(self) -> dict[str, int]:

@@ -1,19 +1,18 @@
-"""A transformers model as the engine sees it: strands that step, and the facts of the model."""
+"""A transformers model as the engine sees it: the facts of the model, and what decodes with it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from services.worker.checkpoint import invalid_model
-from services.worker.ports import Strand
-from services.worker.sampler import Logits
+from services.worker.packed import PackedDecoder
+from services.worker.probe import Prober
+from services.worker.serial import SerialDecoder
 
 CONFIG_FILE: Final = "config.json"
 GENERATION_FILE: Final = "generation_config.json"
@@ -29,37 +28,29 @@ class DecoderFacts:
     eos_token_ids: frozenset[int]
 
 
-class TransformersDecoder:
-    """A Decoder over a model on the CPU, one sequence per forward pass."""
+class Decoders:
+    """Makes decoders. Safe to use from several threads."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        # Most models can spare us the logits of all tokens but the last.
-        keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._options: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
+    def __init__(self, *, exact: bool = False, shares_prefixes: bool = True) -> None:
+        """Make a sequence's logits independent of its company, to the bit, if `exact`."""
+        self._exact = exact
+        self._shares_prefixes = shares_prefixes
+        self._prober = Prober(exact=exact)
 
-    def open(self) -> Strand:
-        """Return a sequence's place, with an empty cache."""
-        return _TransformersStrand(self._model, self._options)
+    def make(self, model: PreTrainedModel, kv_bytes: int) -> PackedDecoder | SerialDecoder:
+        """Return what decodes with `model`, with `kv_bytes` for keys and values. Blocks.
 
-
-class _TransformersStrand:
-    def __init__(self, model: PreTrainedModel, options: dict[str, Any]) -> None:
-        self._model = model
-        self._options = options
-        self._cache = DynamicCache(config=model.config)
-
-    def step(self, token_ids: Sequence[int]) -> Logits:
-        with torch.inference_mode():
-            output = self._model(
-                input_ids=torch.tensor([token_ids]),
-                past_key_values=self._cache,
-                use_cache=True,
-                return_dict=True,
-                **self._options,
+        Sequences are packed if that is right for the model, else shown one at a time. Raises
+        ResourceExhaustedError (INSUFFICIENT_MEMORY).
+        """
+        verdict = self._prober.probe(model)
+        if verdict.packing is None:
+            return SerialDecoder(
+                model, by_token=self._exact, caches=verdict.caches, reason=verdict.reason
             )
-            last: Logits = output.logits[0, -1].float().numpy()
-        return last
+        return PackedDecoder(
+            model, verdict.packing, kv_bytes=kv_bytes, shares_prefixes=self._shares_prefixes
+        )
 
 
 def decoder_facts(model: PreTrainedModel, folder: Path) -> DecoderFacts:

@@ -1,4 +1,4 @@
-"""The decode loop of one device: its own thread, one step of each sequence in turn.
+"""The decode loop of one device: its own thread, step after step over all models there.
 
 All state belongs to the thread; others send it orders. A sequence that fails takes nobody with it:
 not its neighbours, not the worker. Knows nothing of torch: models come as `Decoder`s.
@@ -9,32 +9,21 @@ from __future__ import annotations
 import gc
 import queue
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Never, TypeAlias
 
-import structlog
-
+from services.common.clock import monotonic_s
 from services.common.errors import (
     BriskError,
     FailedPreconditionError,
-    InternalError,
     Reason,
     UnavailableError,
 )
-from services.common.log import get_logger
-from services.worker.ports import Decoder, Job, Strand
-from services.worker.sampler import choose
-from services.worker.text import Decoded
-
-log = get_logger(__name__)
-
-PREFILL_TOKENS_MAX: Final = (
-    512  # bounds how long a step takes: cancelling and neighbours wait for it
-)
+from services.worker.ports import Decoder, Job
+from services.worker.roster import Roster
 
 _RETRY_AFTER_S: Final = 0.5  # by then the caller's routes should name another worker
 
@@ -70,48 +59,27 @@ class _Stop:
 _Order: TypeAlias = _Load | _Unload | Job | _Cancel | _Wake | _Stop
 
 
-class _Running:
-    """A sequence being decoded: `seen` of its tokens are in the cache, `pending` are not."""
-
-    __slots__ = ("job", "pending", "seen", "strand")
-
-    def __init__(self, job: Job, strand: Strand) -> None:
-        self.job = job
-        self.strand = strand
-        self.seen = 0
-        self.pending = job.prompt
-
-    def advance(self) -> Decoded | None:
-        """Take one step; return the token, or None if there is more of the prompt to see."""
-        shown = self.pending[:PREFILL_TOKENS_MAX]
-        logits = self.strand.step(shown)
-        self.seen += len(shown)
-        self.pending = self.pending[len(shown) :]
-        if self.pending:
-            return None
-        token_id = choose(logits, self.job.sampling, self.seen)
-        self.pending = (token_id,)
-        return self.job.continuation.accept(token_id)
-
-    def close(self) -> None:
-        """Free the cache, also while somebody up the stack still refers to us."""
-        del self.strand
-
-
 class DeviceEngine:
     """An Engine: see `ports`. `start` it once, `close` it once."""
 
     def __init__(self, device_id: str) -> None:
         # Unbounded, but never long: each order comes from a load or a sequence already admitted.
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
-        self._decoders: dict[str, Decoder] = {}
-        self._running: dict[str, _Running] = {}
+        self._rosters: dict[str, Roster] = {}
+        self._begun = 0  # sequences so far
         self._is_stopping = False
+        self._step_began_s: float | None = None  # None between steps
         # Gets the exception that ended the thread, which is our bug; else stays open.
         self.death: Future[Never] = Future()
         self._thread = threading.Thread(
             target=self._run_or_die, name=f"engine {device_id}", daemon=True
         )
+
+    @property
+    def step_s(self) -> float:
+        """Return for how long the step under way has lasted, 0 if there is none. Any thread."""
+        began_s = self._step_began_s
+        return 0.0 if began_s is None else monotonic_s() - began_s
 
     def start(self) -> None:
         """Start the device's thread."""
@@ -155,18 +123,19 @@ class DeviceEngine:
         while not self._is_stopping:
             has_moved = self._step_each()
             self._take_orders(wait=not has_moved)
-        for ticket in tuple(self._running):
-            self._end(ticket, shutting_down())
-        self._decoders.clear()
+        for roster in self._rosters.values():
+            roster.close(shutting_down())
+        self._rosters.clear()
 
     def _step_each(self) -> bool:
         """Give each sequence that can go on one step; return whether any could."""
         has_moved = False
-        for ticket in tuple(self._running):
-            running = self._running.get(ticket)
-            if running is not None and running.job.sink.has_room():
+        for roster in tuple(self._rosters.values()):
+            for turns in roster.plan():
                 has_moved = True
-                self._advance(running)
+                self._step_began_s = monotonic_s()
+                roster.run(turns)
+                self._step_began_s = None
                 self._take_orders(wait=False)
         return has_moved
 
@@ -182,10 +151,9 @@ class DeviceEngine:
             case Job():
                 self._begin(order)
             case _Cancel(ticket, error):
-                if ticket in self._running:
-                    self._end(ticket, error)
+                any(roster.end(ticket, error) for roster in self._rosters.values())
             case _Load(instance_id, decoder):
-                self._decoders[instance_id] = decoder
+                self._rosters[instance_id] = Roster(decoder)
             case _Unload(instance_id, done):
                 self._drop(instance_id)
                 done()
@@ -195,40 +163,17 @@ class DeviceEngine:
                 pass  # being awake is enough
 
     def _begin(self, job: Job) -> None:
-        decoder = self._decoders.get(job.instance_id)
-        if self._is_stopping or decoder is None:
+        roster = self._rosters.get(job.instance_id)
+        if self._is_stopping or roster is None:
             job.sink.end(shutting_down() if self._is_stopping else _gone())
             return
-        try:
-            self._running[job.ticket] = _Running(job, decoder.open())
-        except Exception as error:  # noqa: BLE001 - a model's code may raise anything
-            job.sink.end(_failed(job, error))
-
-    def _advance(self, running: _Running) -> None:
-        decoded: Decoded | None = None
-        failure: BriskError | None = None
-        try:
-            decoded = running.advance()
-        except Exception as error:  # noqa: BLE001 - a model's code may raise anything
-            failure = _failed(running.job, error)
-        if failure is not None:
-            self._end(running.job.ticket, failure)
-        elif decoded is not None and decoded.finish_reason is not None:
-            self._end(running.job.ticket, None, decoded)
-        elif decoded is not None:
-            running.job.sink.put(decoded)
-
-    def _end(self, ticket: str, error: BriskError | None, last: Decoded | None = None) -> None:
-        """Free what a sequence holds, then say so together with its last token."""
-        running = self._running.pop(ticket)
-        running.close()
-        running.job.sink.end(error, last)
+        self._begun += 1
+        roster.begin(job, self._begun)
 
     def _drop(self, instance_id: str) -> None:
-        for ticket, running in tuple(self._running.items()):
-            if running.job.instance_id == instance_id:
-                self._end(ticket, _gone())
-        if self._decoders.pop(instance_id, None) is not None:
+        roster = self._rosters.pop(instance_id, None)
+        if roster is not None:
+            roster.close(_gone())
             gc.collect()  # modules of a model may refer to one another in circles
 
 
@@ -241,15 +186,3 @@ def shutting_down() -> UnavailableError:
 
 def _gone() -> FailedPreconditionError:
     return FailedPreconditionError("the instance is not here", reason=Reason.INSTANCE_GONE)
-
-
-def _failed(job: Job, error: Exception) -> BriskError:
-    """Log what a model's code raised; the caller learns no more than that it did."""
-    with structlog.contextvars.bound_contextvars(request_id=job.request_id):
-        # As text: a log handler that keeps the error itself would keep the cache with it.
-        trace = "".join(traceback.format_exception(error))
-        log.error("sequence failed", instance=job.instance_id, exception=trace)
-    traceback.clear_frames(error.__traceback__)
-    if isinstance(error, BriskError):
-        return error
-    return InternalError("the model failed on this sequence", reason=Reason.ENGINE_FAILED)

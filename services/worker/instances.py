@@ -19,6 +19,7 @@ from services.common.errors import (
     BriskError,
     FailedPreconditionError,
     Reason,
+    UnavailableError,
 )
 from services.common.log import get_logger
 from services.common.model import ModelRef, StartProgress
@@ -48,6 +49,7 @@ class Resident:
     starting: asyncio.Task[Loaded] | None = None
     serving: Serving | None = None  # set when READY
     loaded: Loaded | None = None  # likewise
+    serial_reason: str = ""  # likewise: why its sequences are decoded one at a time, if they are
     retiring: asyncio.Task[None] | None = None  # set when LEAVING
 
 
@@ -154,6 +156,13 @@ class Instances:
                 resident.starting.cancel()
         self._spawn(self._cut_off(finish_within_s))
 
+    def give_up(self, device_id: str) -> None:
+        """Tell all sequences of a device that does not answer any more to go on elsewhere."""
+        self.is_draining = True
+        for resident in self.residents.values():
+            if resident.order.device_id == device_id and resident.serving is not None:
+                resident.serving.sequences.abort_all(_lost())
+
     async def close(self) -> None:
         """End whatever still runs. For the very end, when no caller is left."""
         self.is_draining = True
@@ -196,7 +205,10 @@ class Instances:
         engine = self._engines[order.device_id]
         engine.load(order.instance_id, started.decoder)
         admission = Admission(
-            slots=order.slots, kv_bytes=started.limits.kv_bytes, waiting_max=self._waiting_max
+            slots=order.slots,
+            kv_bytes=started.limits.kv_bytes,
+            waiting_max=self._waiting_max,
+            shares_memory=started.limits.block_tokens > 0,
         )
         sequences = Sequences(engine, admission, slots=order.slots, changed=self.changed.set)
         resident.serving = Serving(
@@ -208,6 +220,7 @@ class Instances:
             executor=self._text_executor,
         )
         resident.loaded = started.loaded
+        resident.serial_reason = started.serial_reason
         self.ledger.ready(order.instance_id)
         return started.loaded
 
@@ -278,6 +291,10 @@ class Instances:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _lost() -> UnavailableError:
+    return UnavailableError("the device does not answer", reason=Reason.WORKER_LOST)
 
 
 def _post(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

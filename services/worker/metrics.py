@@ -30,6 +30,15 @@ INTER_TOKEN_LATENCY: Final = Histogram(
     buckets=_TOKEN_BUCKETS,
 )
 TOKENS: Final = Counter("brisk_generated_tokens", "Tokens decoded.")
+PREEMPTIONS: Final = Counter(
+    "brisk_num_preemptions", "Sequences that made way for older ones when memory ran out."
+)
+PREFIX_QUERIES: Final = Counter(
+    "brisk_prefix_cache_queries", "Tokens of sequences that were looked up in the prefix cache."
+)
+PREFIX_HITS: Final = Counter(
+    "brisk_prefix_cache_hits", "Of those, tokens whose keys and values were there."
+)
 SEQUENCES: Final = Counter("brisk_sequences", "Sequences ended, by how.", ["outcome"])
 
 DEVICE_MEMORY: Final = Gauge("brisk_device_memory_bytes", "The device's memory budget.", ["device"])

@@ -24,6 +24,7 @@ class TokenLimits:
     context_tokens_max: int
     kv_bytes_per_token: int  # 0: unknown, so not limited
     kv_bytes: int  # for all sequences together
+    block_tokens: int = 0  # sequences share `kv_bytes` in blocks of so many tokens; 0: they do not
 
     @property
     def kv_tokens(self) -> int:
@@ -69,4 +70,6 @@ def plan_sequence(prompt: tuple[int, ...], sampling: Sampling, limits: TokenLimi
         wanted = max(1, min(MAX_TOKENS_DEFAULT, limits.kv_tokens - len(prompt)))
     max_tokens = min(wanted, left)
     tokens = len(prompt) + max_tokens
+    if limits.block_tokens:  # in whole blocks
+        tokens = -(-tokens // limits.block_tokens) * limits.block_tokens
     return Plan(max_tokens=max_tokens, kv_bytes=tokens * limits.kv_bytes_per_token)

@@ -19,17 +19,51 @@ from services.worker.text import Continuation, Decoded
 
 
 class Strand(Protocol):
-    """One sequence's place in a model: its key/value cache. Dropping it frees the cache."""
+    """One sequence's place in a model: its keys and values."""
 
-    def step(self, token_ids: Sequence[int]) -> Logits:
-        """Let the model see `token_ids`; return the logits of what follows. Blocks."""
+    @property
+    def seen(self) -> int:
+        """Return how many of its tokens the model has seen."""
+
+    def close(self, *, is_sound: bool = True) -> None:
+        """Free the place. What is not sound is not shown to later sequences."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a model is to see of one sequence in a step."""
+
+    strand: Strand
+    token_ids: Sequence[int]  # they follow those that it has seen; at least one
+    wants_logits: bool  # of what follows the last of them
 
 
 class Decoder(Protocol):
     """A resident model, used by its device's thread only. Dropping it frees the weights."""
 
-    def open(self) -> Strand:
-        """Return the place of a new sequence: no token seen yet."""
+    @property
+    def shares_max(self) -> int:
+        """Return how many sequences a step may show. With 1, no failed step is tried again."""
+
+    def open(self, tokens: Sequence[int], tokens_max: int) -> Strand | None:
+        """Return a place for a sequence that begins with `tokens`, or None while there is no room.
+
+        Of the first tokens, all but one at most, it may have seen some already. The sequence will
+        have `tokens_max` tokens at most.
+        """
+
+    def extend(self, strand: Strand, tokens: int) -> bool:
+        """Make room for `tokens` tokens in all; without room return False, changing nothing."""
+
+    def step(self, shares: Sequence[Share]) -> Sequence[Logits | None]:
+        """Show the model all `shares`, at most `shares_max`; return the logits wanted. Blocks.
+
+        Raises whatever a model's code raises; then no strand has seen anything, unless
+        `shares_max` is 1: then that strand is of no use any more.
+        """
+
+    def audit(self) -> None:
+        """Raise RuntimeError if memory is held although no strand is open."""
 
 
 class TokenSink(Protocol):
@@ -53,6 +87,7 @@ class Job:
     request_id: str
     instance_id: str
     prompt: tuple[int, ...]
+    tokens_max: int  # of prompt and continuation together
     sampling: Sampling  # with a seed unless greedy
     continuation: Continuation  # the device's thread owns it from `add` on
     sink: TokenSink
@@ -166,6 +201,7 @@ class Started:
     limits: TokenLimits
     eos_token_ids: frozenset[int]
     loaded: Loaded
+    serial_reason: str = ""  # why its sequences are decoded one at a time, if they are
 
 
 class ModelStarter(Protocol):

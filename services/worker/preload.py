@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Final
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -16,9 +17,12 @@ from transformers.utils import logging as transformers_logging
 
 from services.common.clock import monotonic_s
 from services.common.log import get_logger
-from services.worker.decoder import TransformersDecoder, decoder_facts
+from services.worker.decoder import Decoders, decoder_facts
+from services.worker.ports import Share
 
 log = get_logger(__name__)
+
+_KV_BYTES: Final = 1 << 16
 
 
 def preload(threads: int) -> None:
@@ -33,14 +37,16 @@ def preload(threads: int) -> None:
         intermediate_size=8,
         num_hidden_layers=1,
         num_attention_heads=1,
-        max_position_embeddings=8,
+        max_position_embeddings=32,
     )
     model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.train(mode=False)
     get_model_conversion_mapping(model)
-    strand = TransformersDecoder(model).open()
-    strand.step((1, 2))
-    strand.step((3,))
+    decoder = Decoders().make(model, _KV_BYTES)
+    strand = decoder.open((1, 2), 3)
+    if strand is not None:
+        decoder.step((Share(strand=strand, token_ids=(1, 2), wants_logits=True),))
+        decoder.step((Share(strand=strand, token_ids=(3,), wants_logits=True),))
     decoder_facts(model, Path())
     # What is loaded now stays: later collections, which stop every thread, need not look at it.
     gc.collect()

@@ -72,6 +72,7 @@ class StateSource:
             running=sequences.running if sequences else 0,
             waiting=sequences.waiting if sequences else 0,
             idle_s=sequences.idle_s if sequences else None,
+            serial_reason=resident.serial_reason,
         )
 
     def _export(self, state: WorkerState) -> None:

@@ -136,6 +136,7 @@ class Serving:
             request_id=request_id,
             instance_id=self._instance_id,
             prompt=prompt_ids,
+            tokens_max=len(prompt_ids) + plan.max_tokens,
             sampling=sampling,
             continuation=Continuation(
                 detokenizer=Detokenizer(codec.decode, prompt_ids) if codec else None,

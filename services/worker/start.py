@@ -32,9 +32,11 @@ from services.common.model import (
 )
 from services.worker import metrics
 from services.worker.checkpoint import refusals
-from services.worker.decoder import DecoderFacts, TransformersDecoder, decoder_facts
+from services.worker.decoder import DecoderFacts, Decoders, decoder_facts
+from services.worker.packed import PackedDecoder
 from services.worker.plan import TokenLimits
 from services.worker.ports import Lease, Loaded, LoadOrder, ModelStore, OnBytes, Started
+from services.worker.serial import SerialDecoder
 from services.worker.tokenizer import Tokenizer, load_tokenizer
 from services.worker.weights import Buffers, LoadedModel, WeightLoad, map_weights
 
@@ -49,13 +51,19 @@ class Starter:
     """A ModelStarter: starts models from the node's store on an executor's threads."""
 
     def __init__(
-        self, store: ModelStore, executor: Executor, pool: brisk_native.Pool | None = None
+        self,
+        store: ModelStore,
+        executor: Executor,
+        pool: brisk_native.Pool | None = None,
+        *,
+        decoders: Decoders | None = None,
     ) -> None:
         """Weights that are not in the node's memory go to `pool` as far as they fit."""
         self._store = store
         self._executor = executor
         self._pool = pool
         self._maps = True  # until it turns out that we cannot get at the node's memory
+        self._decoders = decoders or Decoders()
 
     async def check(self, model: ModelRef) -> None:
         """Return if the model could be started, without reading its weights.
@@ -78,16 +86,20 @@ class Starter:
             clock.end(StartPhase.FETCH)
             loaded, tokenizer = await self._load(lease, clock, progress)
             facts = await self._run(lambda: decoder_facts(loaded.model, lease.folder))
+            kv_bytes = order.memory_bytes - lease.info.weight_bytes
+            decoder = await self._run(lambda: self._decoders.make(loaded.model, kv_bytes))
+            _tell(decoder, lease.info)
             clock.end(StartPhase.INIT)
         _count(loaded.report)
         brought = loaded.report.mapped_bytes if lease.tier is not Tier.DRAM else 0
         report = StartReport(cold=True, source=lease.tier, phases=clock.durations())
         return Started(
-            decoder=TransformersDecoder(loaded.model),
+            decoder=decoder,
             codec=tokenizer,
-            limits=_limits(order, lease.info, facts),
+            limits=_limits(order, lease.info, facts, decoder),
             eos_token_ids=_eos_token_ids(facts, tokenizer),
             loaded=Loaded(report=report, bytes_read=loaded.report.bytes_read + brought),
+            serial_reason=decoder.reason if isinstance(decoder, SerialDecoder) else "",
         )
 
     async def _load(
@@ -208,8 +220,18 @@ def _refuse_if_too_small(order: LoadOrder, info: ModelInfo) -> None:
         )
 
 
-def _limits(order: LoadOrder, info: ModelInfo, facts: DecoderFacts) -> TokenLimits:
+def _limits(
+    order: LoadOrder, info: ModelInfo, facts: DecoderFacts, decoder: PackedDecoder | SerialDecoder
+) -> TokenLimits:
     context = min(order.context_tokens_max, facts.context_tokens_max or order.context_tokens_max)
+    if isinstance(decoder, PackedDecoder):
+        return TokenLimits(
+            vocabulary=facts.vocabulary,
+            context_tokens_max=context,
+            kv_bytes_per_token=decoder.kv_bytes_per_token,
+            kv_bytes=decoder.kv_bytes,
+            block_tokens=decoder.block_tokens,
+        )
     # What the store says counts first: the scheduler sized the reservation by it.
     kv_bytes_per_token = info.kv_bytes_per_token or facts.kv_bytes_per_token
     if not kv_bytes_per_token:
@@ -219,6 +241,24 @@ def _limits(order: LoadOrder, info: ModelInfo, facts: DecoderFacts) -> TokenLimi
         context_tokens_max=context,
         kv_bytes_per_token=kv_bytes_per_token,
         kv_bytes=order.memory_bytes - info.weight_bytes,
+    )
+
+
+def _tell(decoder: PackedDecoder | SerialDecoder, info: ModelInfo) -> None:
+    if isinstance(decoder, SerialDecoder):
+        log.warning(
+            "one sequence per pass, which is slower",
+            architecture=info.architecture,
+            reason=decoder.reason,
+        )
+        return
+    log.info(
+        "sequences are packed",
+        architecture=info.architecture,
+        blocks=decoder.pool.blocks,
+        block_tokens=decoder.block_tokens,
+        bytes_per_token=decoder.kv_bytes_per_token,
+        exact_rows=decoder.exact_rows,
     )
 
 

@@ -41,6 +41,7 @@ INSTANCE = Instance(
     waiting=2,
     idle_s=1.5,
     keep_alive_left_s=298.25,
+    serial_reason="it has an encoder",
 )
 BUSY = Instance(
     instance_id="i-2",

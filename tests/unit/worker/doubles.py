@@ -14,7 +14,7 @@ from services.common.errors import BriskError, NotFoundError, Reason
 from services.common.model import ModelInfo, ModelRef, Tier
 from services.common.names import ModelName
 from services.common.sampling import Sampling
-from services.worker.ports import Decoder, Job, Lease
+from services.worker.ports import Decoder, Job, Lease, Share, Strand
 from services.worker.sampler import Logits
 from services.worker.text import Continuation, Decoded
 
@@ -32,37 +32,73 @@ async def until(holds: Callable[[], bool]) -> None:
 class CountingDecoder:
     """Continues every sequence with the next number; what it was shown is written down."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shares_max: int = 1, room: int = 1_000_000) -> None:
+        self.shares_max = shares_max
+        self.room = room  # tokens of all strands together
         self.shown: list[tuple[int, ...]] = []
-        self.open_strands = 0
-        self.fails_after: int | None = None  # the token after which a strand raises
+        self.steps: list[int] = []  # how many were shown together
+        self.strands: list[CountingStrand] = []
+        self.unsound = 0  # strands that failed
+        self.fails_after: int | None = None  # the token after which a step raises
+        self.fails_together = False  # a step of several raises
         self.is_nan_after: int | None = None
         self.allowed = threading.Semaphore(0)
         self.is_gated = False  # each step needs a permit
 
-    def open(self) -> CountingStrand:
-        self.open_strands += 1
-        return CountingStrand(self)
+    @property
+    def open_strands(self) -> int:
+        return len(self.strands)
+
+    def open(self, tokens: Sequence[int], tokens_max: int) -> CountingStrand | None:
+        assert len(tokens) <= tokens_max
+        strand = CountingStrand(self)
+        return strand if self.extend(strand, len(tokens)) else None
+
+    def extend(self, strand: Strand, tokens: int) -> bool:
+        assert isinstance(strand, CountingStrand)
+        others = sum(each.room for each in self.strands if each is not strand)
+        if others + tokens > self.room:
+            return False
+        strand.room = max(strand.room, tokens)
+        if strand not in self.strands:
+            self.strands.append(strand)
+        return True
+
+    def step(self, shares: Sequence[Share]) -> list[Logits | None]:
+        if self.is_gated:
+            self.allowed.acquire()
+        assert 0 < len(shares) <= self.shares_max
+        self.steps.append(len(shares))
+        self.shown.extend(tuple(share.token_ids) for share in shares)
+        if any(share.token_ids[-1] == self.fails_after for share in shares):
+            raise ArithmeticError("the model's own words")
+        if self.fails_together and len(shares) > 1:
+            raise ArithmeticError("too many")
+        for share in shares:
+            assert isinstance(share.strand, CountingStrand)
+            share.strand.seen += len(share.token_ids)
+            assert share.strand.seen <= share.strand.room
+        return [self.follows(share.token_ids[-1]) for share in shares]
+
+    def follows(self, token: int) -> Logits:
+        logits = np.zeros(VOCABULARY, dtype=np.float32)
+        logits[(token + 1) % VOCABULARY] = np.nan if token == self.is_nan_after else 1.0
+        return logits
+
+    def audit(self) -> None:
+        if self.strands:
+            raise RuntimeError("strands are left open")
 
 
 class CountingStrand:
     def __init__(self, decoder: CountingDecoder) -> None:
         self._decoder = decoder
+        self.seen = 0
+        self.room = 0
 
-    def __del__(self) -> None:
-        self._decoder.open_strands -= 1
-
-    def step(self, token_ids: Sequence[int]) -> Logits:
-        decoder = self._decoder
-        if decoder.is_gated:
-            decoder.allowed.acquire()
-        decoder.shown.append(tuple(token_ids))
-        last = token_ids[-1]
-        if last == decoder.fails_after:
-            raise ArithmeticError("the model's own words")
-        logits = np.zeros(VOCABULARY, dtype=np.float32)
-        logits[(last + 1) % VOCABULARY] = np.nan if last == decoder.is_nan_after else 1.0
-        return logits
+    def close(self, *, is_sound: bool = True) -> None:
+        self._decoder.strands.remove(self)
+        self._decoder.unsound += not is_sound
 
 
 class ListSink:
@@ -108,6 +144,7 @@ def job(
         request_id=ticket,
         instance_id=instance_id,
         prompt=prompt,
+        tokens_max=len(prompt) + tokens,
         sampling=sampling,
         continuation=Continuation(detokenizer=None, max_tokens=tokens),
         sink=sink or ListSink(),

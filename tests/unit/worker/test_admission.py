@@ -115,3 +115,19 @@ def test_nothing_is_lost_or_overbooked_whatever_comes(events: list[tuple[int, in
         if waiting:  # somebody waits only because the first in line does not fit
             first = next(iter(waiting.values()))
             assert len(running) == 3 or sum(running.values()) + first > 10
+
+
+def test_sequences_that_share_memory_are_counted_by_slots_alone() -> None:
+    admission = Admission(slots=2, kv_bytes=10, waiting_max=9, shares_memory=True)
+    assert enter(admission, "a", 9)
+    assert enter(admission, "b", 9)
+    assert not enter(admission, "c", 1)
+    admission.audit()
+    assert admission.leave("a") == ("c",)
+    with pytest.raises(ResourceExhaustedError) as refused:
+        enter(admission, "alone", 11)
+    assert refused.value.reason == Reason.INSUFFICIENT_MEMORY
+    for ticket in "bc":
+        admission.leave(ticket)
+    admission.audit()
+    assert admission.is_idle

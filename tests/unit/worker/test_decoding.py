@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from brisk_native import load_model
 
-from services.worker.decoder import TransformersDecoder, decoder_facts
+from services.worker.decoder import Decoders, decoder_facts
 from services.worker.engine import DeviceEngine
 from tests.models import KINDS, reference_greedy
 from tests.unit.worker.doubles import ListSink, job
+from tests.unit.worker.house_of_models import KV_BYTES, shown
 
 PROMPTS = ((5,), (17, 400, 23, 1000, 6, 6, 90), tuple(range(40, 90)))
 TOKENS = 24
@@ -24,7 +25,7 @@ def test_greedy_tokens_equal_those_of_generate(
     engine = DeviceEngine("cpu:0")
     engine.start()
     try:
-        engine.load("i", TransformersDecoder(load_model(folder)))
+        engine.load("i", Decoders().make(load_model(folder), KV_BYTES))
         sinks = [ListSink() for _ in PROMPTS]
         for index, (prompt, sink) in enumerate(zip(PROMPTS, sinks, strict=True)):
             engine.add(job(f"s{index}", prompt, tokens=TOKENS, sink=sink))
@@ -40,13 +41,10 @@ def test_greedy_tokens_equal_those_of_generate(
 def test_a_prompt_shown_in_pieces_gives_the_same_logits(
     kind: str, tiny_model: Callable[[str], Path]
 ) -> None:
-    decoder = TransformersDecoder(load_model(tiny_model(kind)))
+    decoder = Decoders(shares_prefixes=False).make(load_model(tiny_model(kind)), KV_BYTES)
     ids = tuple(range(30, 60))
-    whole = decoder.open().step(ids)
-    strand = decoder.open()
-    strand.step(ids[:11])
-    strand.step(ids[11:29])
-    assert np.allclose(strand.step(ids[29:]), whole, atol=1e-4)
+    whole = shown(decoder, [ids])
+    assert np.allclose(shown(decoder, [ids[:11], ids[11:29], ids[29:]]), whole, atol=1e-4)
     assert whole.dtype == np.float32
     assert whole.shape == (1024,)
 

@@ -9,7 +9,8 @@ import pytest
 
 from services.common.errors import Reason, UnavailableError
 from services.common.sampling import Sampling
-from services.worker.engine import PREFILL_TOKENS_MAX, DeviceEngine
+from services.worker.engine import DeviceEngine
+from services.worker.roster import STEP_TOKENS_FIRST, STEP_TOKENS_MAX
 from services.worker.sampler import choose
 from tests.unit.worker.doubles import CountingDecoder, ListSink, job
 
@@ -53,10 +54,10 @@ def test_a_long_prompt_is_shown_in_bounded_steps(
     engine: DeviceEngine, decoder: CountingDecoder
 ) -> None:
     sink = ListSink()
-    prompt = tuple(index % 50 for index in range(PREFILL_TOKENS_MAX * 2 + 3))
+    prompt = tuple(index % 50 for index in range(STEP_TOKENS_FIRST + STEP_TOKENS_MAX + 3))
     engine.add(job("a", prompt, tokens=1, sink=sink))
     assert sink.ended.wait(WAIT_S)
-    assert [len(shown) for shown in decoder.shown] == [PREFILL_TOKENS_MAX, PREFILL_TOKENS_MAX, 3]
+    assert [len(shown) for shown in decoder.shown] == [STEP_TOKENS_FIRST, STEP_TOKENS_MAX, 3]
     assert sink.tokens == [prompt[-1] + 1]
 
 
@@ -257,7 +258,7 @@ def test_the_noise_of_a_token_belongs_to_the_number_of_tokens_before_it(
     assert sink.ended.wait(WAIT_S)
     last, expected = 4, []
     for position in range(2, 8):
-        last = choose(CountingDecoder().open().step((last,)), sampling, position)
+        last = choose(CountingDecoder().follows(last), sampling, position)
         expected.append(last)
     assert sink.tokens == expected
 

@@ -62,3 +62,9 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
     plan_sequence((99,), Sampling(), LIMITS)
     with pytest.raises(InvalidArgumentError, match=r"below 100\. Given: 100"):
         plan_sequence((1, 100, 2), Sampling(), LIMITS)
+
+
+def test_memory_in_blocks_is_counted_in_whole_ones() -> None:
+    blocks = replace(LIMITS, block_tokens=16)
+    assert plan_sequence(PROMPT, Sampling(max_tokens=6), blocks).kv_bytes == 16 * 7
+    assert plan_sequence(PROMPT, Sampling(max_tokens=7), blocks).kv_bytes == 32 * 7

@@ -15,6 +15,7 @@ from services.common.errors import ConfigError
 from services.worker.pool import LoadMetrics, open_pool
 from services.worker.start import Starter
 from tests.unit.worker.doubles import FolderStore, model_info
+from tests.unit.worker.house_of_models import shown
 from tests.unit.worker.test_start import House
 
 pytestmark = pytest.mark.skipif(
@@ -62,7 +63,7 @@ async def test_weights_lie_in_the_pool_until_the_decoder_goes(
         house = PoolHouse(folder, executor, pool)
         started = await house.start()
         assert pool.free_bytes < pool.size_bytes
-        assert started.decoder.open().step((1, 2, 3)).shape == (1024,)
+        assert shown(started.decoder, [(1, 2, 3)]).shape == (1024,)
         del started
         await asyncio.sleep(0)  # the loop's current turn still refers to the start's result
         gc.collect()
@@ -76,7 +77,7 @@ async def test_weights_that_do_not_fit_go_to_fresh_memory(
         (held,), _ = brisk_native.read_files([folder / "tokenizer.json"], pool=pool)
         assert pool.free_bytes == 0
         started = await PoolHouse(folder, executor, pool).start()
-        assert started.decoder.open().step((1, 2, 3)).shape == (1024,)
+        assert shown(started.decoder, [(1, 2, 3)]).shape == (1024,)
         assert held
 
 

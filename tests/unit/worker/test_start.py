@@ -26,9 +26,11 @@ from services.common.errors import (
 )
 from services.common.model import ModelRef, StartPhase, StartProgress, Tier
 from services.common.names import ModelName
+from services.worker.packed import BLOCK_TOKENS
 from services.worker.ports import LoadOrder, Started
 from services.worker.start import Starter
 from tests.unit.worker.doubles import FolderStore, model_info
+from tests.unit.worker.house_of_models import shown
 
 FILE = "model.safetensors"
 
@@ -138,11 +140,14 @@ async def test_progress_counts_over_all_files(
 
 async def test_what_is_started_can_decode_and_knows_its_limits(house: House) -> None:
     started = await house.start(house.order(context=100, memory_bytes=1 << 20))
-    assert started.decoder.open().step((1, 2, 3)).shape == (1024,)
+    assert shown(started.decoder, [(1, 2, 3)]).shape == (1024,)
+    assert started.serial_reason == ""
     assert started.limits.vocabulary == 1024
     assert started.limits.context_tokens_max == 100
-    assert started.limits.kv_bytes_per_token == 256
-    assert started.limits.kv_bytes == (1 << 20) - (house.folder / FILE).stat().st_size
+    assert started.limits.kv_bytes_per_token == 512  # as the model is, whatever the store says
+    assert started.limits.block_tokens == BLOCK_TOKENS
+    left = (1 << 20) - (house.folder / FILE).stat().st_size
+    assert started.limits.kv_bytes == left // (512 * BLOCK_TOKENS) * 512 * BLOCK_TOKENS
     assert 1 in started.eos_token_ids
     assert started.codec is not None
     assert (await house.start(house.order(context=9999))).limits.context_tokens_max == 256
@@ -152,10 +157,9 @@ async def test_dropping_the_decoder_frees_the_weights(
     house: House, buffers: list[weakref.ref[object]]
 ) -> None:
     started = await house.start()
-    strand = started.decoder.open()
-    strand.step((1, 2))
+    shown(started.decoder, [(1, 2)])
     assert alive(buffers) == 1
-    del started, strand
+    del started
     await asyncio.sleep(0)  # the loop's current turn still refers to the start's result
     assert alive(buffers) == 0
 
