@@ -139,6 +139,8 @@ class GrpcStores:
                         bytes_done=response.bytes_done,
                         bytes_total=response.bytes_total,
                         file=response.file,
+                        bytes_per_s=response.bytes_per_second,
+                        origin=response.origin,
                     )
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from error

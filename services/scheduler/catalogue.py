@@ -45,8 +45,9 @@ class DeployWish:
     """What to deploy, as given."""
 
     name: str  # empty: the model's
-    source: str | ModelRef  # a folder to import, or an imported model
+    source: str | ModelRef  # a folder or URL to import, or an imported model
     spec: SpecWish
+    as_is: bool = False  # of an import: the weights keep their files
 
 
 class Catalogue:
@@ -95,7 +96,8 @@ class Catalogue:
             if isinstance(wish.source, ModelRef):
                 info = await self._imports.find(wish.source)
             else:
-                async with aclosing(self._imports.run(wish.source, "")) as told:
+                run = self._imports.run(wish.source, "", as_is=wish.as_is)
+                async with aclosing(run) as told:
                     async for each in told:
                         if isinstance(each, ImportProgress):
                             yield each

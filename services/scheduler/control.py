@@ -144,7 +144,10 @@ def _wish(request: pb2.DeployRequest) -> DeployWish:
     match request.WhichOneof("source"):
         case "source_path":
             return DeployWish(
-                name=request.name, source=request.source_path, spec=_spec_wish(request.spec)
+                name=request.name,
+                source=request.source_path,
+                spec=_spec_wish(request.spec),
+                as_is=request.as_is,
             )
         case "model":
             return DeployWish(
@@ -202,7 +205,11 @@ def _spec(spec: Spec) -> pb2.DeploymentSpec:
 
 def _progress(progress: ImportProgress) -> pb2.ImportProgress:
     return pb2.ImportProgress(
-        bytes_done=progress.bytes_done, bytes_total=progress.bytes_total, file=progress.file
+        bytes_done=progress.bytes_done,
+        bytes_total=progress.bytes_total,
+        file=progress.file,
+        bytes_per_second=progress.bytes_per_s,
+        origin=progress.origin,
     )
 
 

@@ -20,6 +20,7 @@ from services.common.errors import (
 from services.common.log import get_logger
 from services.common.model import ModelInfo, ModelRef
 from services.common.names import near_matches, shorten
+from services.common.source_names import own_name
 from services.scheduler.ports import ImportProgress, Peer, Peers, Stores
 
 log = get_logger(__name__)
@@ -78,12 +79,12 @@ class Imports:
     async def run(
         self, source_path: str, name: str, *, as_is: bool = False
     ) -> AsyncGenerator[ImportProgress | Imported]:
-        """Import a folder on every node: yield progress of all together, then the outcome.
+        """Import a folder or URL on every node: yield progress of all together, then the outcome.
 
         Raises BriskError if it fails on any node; then, and if closed early, what was not there
         before is gone again. Imports of one name come one after another, so that "before" is sure.
         """
-        expected = name or source_path.rstrip("/").rpartition("/")[2]
+        expected = name or own_name(source_path)
         async with self._importing.setdefault(expected, asyncio.Lock()):
             run = _Run(expected, await self._refs(await self._nodes()))
             tasks = [
@@ -233,6 +234,8 @@ class _Run:
             bytes_done=sum(each.bytes_done for each in told),
             bytes_total=sum(each.bytes_total for each in told),
             file=next((each.file for each in told if each.bytes_done < each.bytes_total), ""),
+            bytes_per_s=sum(each.bytes_per_s for each in told),
+            origin=next((each.origin for each in told if each.origin), ""),
         )
 
     def outcome(self) -> Imported:

@@ -19,6 +19,8 @@ class ImportProgress:
     bytes_done: int
     bytes_total: int
     file: str
+    bytes_per_s: int = 0  # 0: unknown
+    origin: str = ""  # where the bytes come from; empty for a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

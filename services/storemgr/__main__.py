@@ -38,6 +38,12 @@ from services.storemgr.metrics import (
     LOADER,
     UNUSABLE,
 )
+from services.storemgr.remotes.fetch import FetchLimits
+from services.storemgr.remotes.fetcher import Fetcher
+from services.storemgr.remotes.pace import Backoff, Pace
+from services.storemgr.remotes.permits import parse_permits
+from services.storemgr.remotes.sources import SourceRules
+from services.storemgr.remotes.workplaces import Workplaces
 from services.storemgr.service import ENDLESS_METHODS, SERVICE_NAME, StorageServicer
 from services.storemgr.store import Store, StoreTakenError
 from services.storemgr.threads import begin, finish
@@ -99,7 +105,7 @@ async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Librar
         imports=ThreadPoolExecutor(config.import_threads, "storemgr-import"),
         files=ThreadPoolExecutor(config.file_threads, "storemgr-files"),
     )
-    store, catalog = await finish(begin(threads.files, _open_store, config))
+    store, catalog, fetcher = await finish(begin(threads.files, _open_store, config))
     # In reverse: end the imports, wait for the threads, and only then let others have the folder.
     stack.callback(store.close)
     stack.callback(threads.files.shutdown)
@@ -120,7 +126,7 @@ async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Librar
     library = Library(
         store,
         disk,
-        Importer(store, disk, hard_links=config.hard_links),
+        Importer(store, disk, fetcher, hard_links=config.hard_links),
         catalog,
         threads=threads,
         limits=LibraryLimits(imports_max=config.imports_max, leases_max=config.leases_max),
@@ -164,11 +170,13 @@ def _note_prediction(predicted_s: float, took_s: float) -> None:
     IO_PREDICTION_SHARE.labels("ssd").observe(error_s / took_s if took_s else 0.0)
 
 
-def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog]:
+def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog, Fetcher]:
     setting = config.setting("data_dir")
     try:
         store = Store(config.data_dir)
         swept = store.sweep()
+        fetcher = _fetcher(store, config)
+        fetcher.places.sweep()
         loader = probe_loader(store.root)
         found = store.scan()
     except StoreTakenError as error:
@@ -185,7 +193,18 @@ def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog]:
         loader=loader.implementation,
         direct_io=loader.direct_io,
     )
-    return store, Catalog(found.manifests)
+    return store, Catalog(found.manifests), fetcher
+
+
+def _fetcher(store: Store, config: StoremgrConfig) -> Fetcher:
+    backoff = Backoff(tries_max=config.source_tries, first_s=0.2, pause_s_max=10.0)
+    rules = SourceRules(
+        permits=parse_permits(config.sources),
+        limits=FetchLimits(streams=config.source_streams, backoff=backoff),
+        pace=Pace(config.source_bytes_per_s or None),
+        stall_s=config.source_stall_s,
+    )
+    return Fetcher(rules, Workplaces(store.root / "fetches", keep_s=config.source_keep_s))
 
 
 if __name__ == "__main__":

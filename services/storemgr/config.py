@@ -8,12 +8,21 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from services.common.config import ServiceConfig
+from services.storemgr.remotes.permits import parse_permits
 
 
 def _checked_folder(given: Path) -> Path:
     if not given.is_absolute():
         raise ValueError("must be an absolute path")
     return given
+
+
+def _checked_sources(given: str) -> str:
+    parse_permits(given)
+    return given
+
+
+Sources = Annotated[str, AfterValidator(_checked_sources)]
 
 
 class StoremgrConfig(ServiceConfig):
@@ -47,3 +56,17 @@ class StoremgrConfig(ServiceConfig):
     containers that have the same folder at the same path. Unset: for this host's processes."""
     arena_residency_s: float = Field(default=5.0, ge=0.0, le=3600.0)
     """Seconds that a model stays in that memory at least."""
+    sources: Sources = "file,s3,hf,http,https"
+    """What may be imported, separated by commas: kinds (file, s3, hf, http, https) and places by
+    their URL, such as s3://bucket/models, hf://owner, /srv/models or http://models.example:8080/. A
+    kind of web source reaches public addresses only; a place that is named may have any."""
+    source_streams: int = Field(default=8, ge=1, le=64)
+    """Parts of a remote file that are read at once."""
+    source_bytes_per_s: int = Field(default=0, ge=0)
+    """The most bytes per second that all imports together read from remote sources; 0: no cap."""
+    source_tries: int = Field(default=6, ge=1, le=20)
+    """How often a part is asked for, with growing pauses, before its import fails."""
+    source_stall_s: float = Field(default=20.0, ge=0.1, le=600.0)
+    """Seconds in which a connection must bring 256 KiB or the rest; else it is tried anew."""
+    source_keep_s: float = Field(default=86_400.0, ge=0.0)
+    """Seconds that an unfinished remote import is kept for the next one to go on with."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +18,7 @@ from typing import Final
 
 from services.storemgr.file_names import is_file_name
 from services.storemgr.refusal import MalformedError, blaming, blaming_source, invalid_model
-from services.storemgr.weight_index import INDEX_BYTES_MAX, parse_index
+from services.storemgr.weight_index import INDEX_BYTES_MAX, WeightIndex, parse_index
 
 CONFIG: Final = "config.json"
 SINGLE: Final = "model.safetensors"
@@ -29,7 +29,7 @@ SUPPORT_FILES_MAX: Final = 64
 SUPPORT_BYTES_MAX: Final = 64 << 20
 
 _WEIGHTS: Final = ".safetensors"
-_SUPPORT_NAMES: Final = frozenset(
+SUPPORT_NAMES: Final = frozenset(
     {
         CONFIG,
         "generation_config.json",
@@ -44,7 +44,7 @@ _SUPPORT_NAMES: Final = frozenset(
         "chat_template.json",
     }
 )
-_SUPPORT_SUFFIXES: Final = (".model", ".tiktoken", ".spm", ".jinja")
+SUPPORT_SUFFIXES: Final = (".model", ".tiktoken", ".spm", ".jinja")
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -66,24 +66,40 @@ class ModelFile:
     device: int  # the file system that it lies on
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The names of a model's files."""
+
+    weights: frozenset[str]
+    support: frozenset[str]
+
+
 def survey(folder: Path) -> tuple[ModelFile, ...]:
     """Return the files of `folder` that make up its model, sorted by name.
 
     Raises InvalidArgumentError (INVALID_MODEL), and what `blaming_source` raises if `folder` cannot
     be listed.
     """
-    names = _names(folder)
+    choice = choose(_names(folder), lambda: _read_index(folder))
+    files = [_resolve(folder, name, FileKind.WEIGHTS) for name in choice.weights]
+    files += [_resolve(folder, name, FileKind.SUPPORT) for name in choice.support]
+    return tuple(sorted(files, key=lambda file: file.name))
+
+
+def choose(names: frozenset[str], read_index: Callable[[], WeightIndex]) -> Choice:
+    """Return which of a folder's `names` make up its model.
+
+    `read_index` is called if the weights are shards. Raises InvalidArgumentError (INVALID_MODEL).
+    """
     if CONFIG not in names:
         raise invalid_model(CONFIG, "is missing")
-    weights, index = _choose_weights(folder, names)
-    support = {name for name in names if _is_support(name)} | index
+    weights, index = _choose_weights(names, read_index)
+    support = frozenset(name for name in names if _is_support(name)) | index
     if len(support) > SUPPORT_FILES_MAX:
         raise invalid_model(
             "", f"has {len(support)} files beside the weights, the limit is {SUPPORT_FILES_MAX}"
         )
-    files = [_resolve(folder, name, FileKind.WEIGHTS) for name in weights]
-    files += [_resolve(folder, name, FileKind.SUPPORT) for name in support]
-    return tuple(sorted(files, key=lambda file: file.name))
+    return Choice(weights=weights, support=support)
 
 
 @contextmanager
@@ -134,12 +150,14 @@ def _names(folder: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def _choose_weights(folder: Path, names: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+def _choose_weights(
+    names: frozenset[str], read_index: Callable[[], WeightIndex]
+) -> tuple[frozenset[str], frozenset[str]]:
     """Return the weight files, and the index if they are shards, in transformers' own order."""
     if SINGLE in names:
         return frozenset({SINGLE}), frozenset()
     if INDEX in names:
-        return _shards(folder, names), frozenset({INDEX})
+        return _shards(names, read_index()), frozenset({INDEX})
     found = sorted(name for name in names if name.endswith(_WEIGHTS) and is_file_name(name))
     if len(found) == 1:
         return frozenset(found), frozenset()
@@ -153,10 +171,13 @@ def _choose_weights(folder: Path, names: frozenset[str]) -> tuple[frozenset[str]
     raise invalid_model("", "has no safetensors file")
 
 
-def _shards(folder: Path, names: frozenset[str]) -> frozenset[str]:
+def _read_index(folder: Path) -> WeightIndex:
     file = _resolve(folder, INDEX, FileKind.SUPPORT)
     with blaming(INDEX):
-        index = parse_index(read_whole(file.path, bytes_max=INDEX_BYTES_MAX))
+        return parse_index(read_whole(file.path, bytes_max=INDEX_BYTES_MAX))
+
+
+def _shards(names: frozenset[str], index: WeightIndex) -> frozenset[str]:
     missing = sorted(index.shards - names)
     if missing:
         raise invalid_model(missing[0], f"is missing though {INDEX} names it")
@@ -164,7 +185,7 @@ def _shards(folder: Path, names: frozenset[str]) -> frozenset[str]:
 
 
 def _is_support(name: str) -> bool:
-    return name in _SUPPORT_NAMES or (name.endswith(_SUPPORT_SUFFIXES) and is_file_name(name))
+    return name in SUPPORT_NAMES or (name.endswith(SUPPORT_SUFFIXES) and is_file_name(name))
 
 
 def _resolve(folder: Path, name: str, kind: FileKind) -> ModelFile:

@@ -10,10 +10,11 @@ from typing import Final
 from services.common.clock import monotonic_s
 from services.common.errors import BriskError, Reason
 from services.common.log import get_logger
-from services.storemgr.importer import Importer, ImportOrder, ImportProgress
+from services.storemgr.importer import Importer, ImportOrder
 from services.storemgr.manifest import Manifest
 from services.storemgr.metrics import IMPORT_SECONDS, IMPORTS
 from services.storemgr.ports import Job, JobStoppedError
+from services.storemgr.progress import ImportProgress
 from services.storemgr.threads import begin, finish, wait_for_end
 
 log = get_logger(__name__)
@@ -42,20 +43,20 @@ class ImportRun:
         self._loop = asyncio.get_running_loop()
         self._began_at_s = monotonic_s()
         self._latest: ImportProgress | None = None
-        self._news = asyncio.Event()
+        self._news = asyncio.Event()  # of the next report; all who wait hear of it
         self._result = begin(threads, importer.run, order, job, self._report)
         self._result.add_done_callback(self._ended)
 
     async def progress(self) -> AsyncGenerator[ImportProgress]:
-        """Yield how far it is until it ends, the last state included."""
+        """Yield how far it is until it ends, the last state included. Any number may listen."""
         shown: ImportProgress | None = None
         while not self._result.done():
-            await self._news.wait()
-            self._news.clear()
-            if self._latest is not None and self._latest is not shown:
-                shown = self._latest
-                yield shown
-                await asyncio.wait((self._result,), timeout=PROGRESS_S)
+            if self._latest is None or self._latest is shown:
+                await self._news.wait()
+                continue
+            shown = self._latest
+            yield shown
+            await asyncio.wait((self._result,), timeout=PROGRESS_S)
         if self._latest is not None and self._latest is not shown:
             yield self._latest
 
@@ -71,7 +72,11 @@ class ImportRun:
     def _report(self, progress: ImportProgress) -> None:
         """Take news from the thread."""
         self._latest = progress
-        self._loop.call_soon_threadsafe(self._news.set)
+        self._loop.call_soon_threadsafe(self._announce)
+
+    def _announce(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     def _ended(self, result: asyncio.Future[Manifest]) -> None:
         error = result.exception()
@@ -96,7 +101,7 @@ class ImportRun:
                 outcome=outcome,
                 problem=str(error),
             )
-        self._news.set()
+        self._announce()
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -4,6 +4,7 @@ Weights are written in the stored form unless the order says to keep the files a
 
 The source may be anything and may change while it is read, so nothing that was seen there counts:
 the files are brought into a staging folder first, and what lies there is checked and described.
+What lies elsewhere is fetched to a place of its own before, where an interrupted import goes on.
 Weights that are kept become hard links where the file system allows, which costs no room; a file
 that is edited by hand (a config, a template) is always copied. Everything here blocks, on one
 thread.
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +32,10 @@ from services.storemgr.facts import ModelFacts
 from services.storemgr.folder import INDEX, FileKind, ModelFile, survey
 from services.storemgr.manifest import Manifest, StoredFile, revision_of
 from services.storemgr.ports import Disk, Job, JobStoppedError, Progress
+from services.storemgr.progress import ImportProgress, Report
 from services.storemgr.refusal import MalformedError, blaming
+from services.storemgr.remotes.fetcher import Fetched, Fetcher, FetchOrder
+from services.storemgr.remotes.locations import Location
 from services.storemgr.source import Source
 from services.storemgr.store import Store, identity, make_durable
 
@@ -68,52 +73,69 @@ class _Plan:
         return sum(file.size_bytes for file in self.kept) + made
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportProgress:
-    """How far an import has come."""
-
-    bytes_done: int
-    bytes_total: int
-    file: str  # being worked on; empty before the first and after the last
-
-
-Report = Callable[[ImportProgress], None]
-
-
 class Importer:
     """Imports one checkpoint at a time per call; calls for different names may run side by side."""
 
-    def __init__(self, store: Store, disk: Disk, *, hard_links: bool) -> None:
+    def __init__(self, store: Store, disk: Disk, fetcher: Fetcher, *, hard_links: bool) -> None:
         self._store = store
         self._disk = disk
+        self._fetcher = fetcher
         self._hard_links = hard_links
 
     def run(self, order: ImportOrder, job: Job, report: Report) -> Manifest:
         """Carry out `order` and return what the store then holds.
 
         Equal content that is stored already is kept and becomes the latest import. Raises
-        InvalidArgumentError (INVALID_MODEL), NotFoundError (SOURCE_NOT_FOUND),
-        ResourceExhaustedError (DISK_FULL), OSError, and JobStoppedError once `job` is stopped;
-        whatever it raises, the store is as it was.
+        InvalidArgumentError (INVALID_MODEL, SOURCE_...), NotFoundError (SOURCE_NOT_FOUND),
+        UnavailableError (SOURCE_UNAVAILABLE), AbortedError (SOURCE_CHANGED), DataLossError
+        (CHECKSUM_MISMATCH), ResourceExhaustedError (DISK_FULL), OSError, and JobStoppedError once
+        `job` is stopped; whatever it raises, the models in the store are as they were.
         """
-        files = survey(order.source.folder)
-        inspect(files)  # refuse what is plainly wrong before any of it is moved
-        plan = _plan(order, files)
-        self._check_room(plan)
-        try:
-            with self._store.staging() as staging:
-                return self._stage_and_publish(staging, plan, order, job, report)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            raise self._disk_full(plan.file_bytes) from error
+        place = self._fetcher.settle(order.source.place)
+        if isinstance(place, Path):
+            return self._import_folder(place, order, job, report)
+        return self._import_remote(place, order, job, report)
 
-    def _stage_and_publish(
-        self, staging: Path, plan: _Plan, order: ImportOrder, job: Job, report: Report
+    def _import_folder(
+        self, folder: Path, order: ImportOrder, job: Job, report: Report
     ) -> Manifest:
-        stored = self._stage(staging, plan, job, report)
+        files = survey(folder)
+        inspect(files)  # refuse what is plainly wrong before any of it is moved
+        plan = _plan(folder, files, as_is=order.source.as_is)
+        self._check_room(plan)
+        with self._naming_full_disk(plan.file_bytes), self._store.staging() as staging:
+            stored = self._stage(staging, plan, job, report)
+            is_stored_form = plan.conversion is not None
+            return self._publish(staging, stored, order, job, is_stored_form=is_stored_form)
+
+    def _import_remote(
+        self, location: Location, order: ImportOrder, job: Job, report: Report
+    ) -> Manifest:
+        source = order.source
+        wanted = FetchOrder(location=location, name=source.name, as_is=source.as_is)
+
+        with (
+            self._naming_full_disk(0),
+            self._fetcher.fetched(wanted, job, report, self._make_room) as fetched,
+        ):
+            if not fetched.weights:  # verified originals, of a form to convert
+                return self._import_folder(fetched.folder, order, job, report)
+            with self._store.staging() as staging:
+                stored = self._adopt(staging, fetched, job)
+                is_stored_form = fetched.is_stored_form
+                return self._publish(staging, stored, order, job, is_stored_form=is_stored_form)
+
+    def _publish(
+        self,
+        staging: Path,
+        stored: tuple[StoredFile, ...],
+        order: ImportOrder,
+        job: Job,
+        *,
+        is_stored_form: bool,
+    ) -> Manifest:
         facts = inspect([_staged(staging, file) for file in stored])
-        manifest = _manifest(order, facts, stored, is_stored_form=plan.conversion is not None)
+        manifest = _manifest(order, facts, stored, is_stored_form=is_stored_form)
         present = self._store.whole(manifest.ref)
         if job.is_stopped:  # the last chance: from here on it happens
             raise JobStoppedError
@@ -123,6 +145,29 @@ class Importer:
         else:
             self._store.publish(staging, manifest)
         return manifest
+
+    def _adopt(self, staging: Path, fetched: Fetched, job: Job) -> tuple[StoredFile, ...]:
+        """Move what was fetched into `staging`; support files are copied, and verified again."""
+        stored = []
+        for weights in fetched.weights:
+            target = staging / weights.name
+            weights.path.rename(target)
+            size, modified_ns = identity(target)
+            stored.append(
+                StoredFile(
+                    name=weights.name,
+                    kind=FileKind.WEIGHTS,
+                    size_bytes=size,
+                    modified_ns=modified_ns,
+                    checksums=weights.checksums,
+                )
+            )
+        for file in survey(fetched.folder):
+            is_needless = fetched.is_stored_form and file.name == INDEX
+            if file.kind is FileKind.SUPPORT and not is_needless:
+                with blaming(file.name):
+                    stored.append(self._bring(file, staging / file.name, job, lambda _: None))
+        return tuple(sorted(stored, key=lambda file: file.name))
 
     def _stage(
         self, staging: Path, plan: _Plan, job: Job, report: Report
@@ -181,6 +226,24 @@ class Importer:
         if needed + _SPARE_BYTES > self._disk.free_bytes(self._store.root):
             raise self._disk_full(needed)
 
+    def _make_room(self, needed_bytes: int) -> None:
+        """Refuse to fetch what cannot fit, not even without unfinished imports."""
+        for attempt in range(2):
+            if needed_bytes + _SPARE_BYTES <= self._disk.free_bytes(self._store.root):
+                return
+            if attempt == 0:
+                self._fetcher.places.drop_idle()
+        raise self._disk_full(needed_bytes)
+
+    @contextmanager
+    def _naming_full_disk(self, needed_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise self._disk_full(needed_bytes) from error
+
     def _disk_full(self, needed_bytes: int) -> ResourceExhaustedError:
         available_bytes = self._disk.free_bytes(self._store.root)
         return ResourceExhaustedError(
@@ -205,8 +268,8 @@ def _link(path: Path, target: Path) -> bool:
     return True
 
 
-def _plan(order: ImportOrder, files: tuple[ModelFile, ...]) -> _Plan:
-    conversion = None if order.source.as_is else plan_conversion(order.source.folder, files)
+def _plan(folder: Path, files: tuple[ModelFile, ...], *, as_is: bool) -> _Plan:
+    conversion = None if as_is else plan_conversion(folder, files)
     if conversion is None:
         return _Plan(kept=files, conversion=None)
     # The index of shards goes with them.

@@ -27,14 +27,16 @@ from services.common.names import new_id, parse_id
 from services.storemgr.arena import Arena
 from services.storemgr.catalog import Catalog
 from services.storemgr.import_run import ImportRun
-from services.storemgr.importer import Importer, ImportOrder, ImportProgress
+from services.storemgr.importer import Importer, ImportOrder
 from services.storemgr.io_queue import IoPriority, IoQueue
 from services.storemgr.leases import Lease, LeaseBook
 from services.storemgr.manifest import Manifest, StoredFile, is_revision
 from services.storemgr.metrics import FREE_BYTES, LEASES, MODELS, STORED_BYTES
 from services.storemgr.named_locks import NamedLocks
 from services.storemgr.ports import Disk, JobStoppedError
+from services.storemgr.progress import ImportProgress
 from services.storemgr.residents import ArenaFacts, Claim, Progress, Stay
+from services.storemgr.shared_import import SharedImport
 from services.storemgr.source import Source
 from services.storemgr.store import Store
 from services.storemgr.threads import begin, finish
@@ -134,30 +136,35 @@ class Library:
         self._released: dict[str, asyncio.Event] = {}
         self._names = NamedLocks()
         self._runs: set[ImportRun] = set()
+        self._shared: dict[Source, SharedImport] = {}
         self._show_catalog()
 
     async def import_model(self, source: Source) -> AsyncGenerator[ImportProgress | Manifest]:
         """Import `source`; yield how far it is and, as the last, what is stored then.
 
-        Raises what Importer.run raises, and ResourceExhaustedError (QUEUE_FULL). Closing this
-        stops the import and returns when nothing is left of it.
+        Those who ask for the same at once share one import. Raises what Importer.run raises, and
+        ResourceExhaustedError (QUEUE_FULL). Closing the last of them stops the import and returns
+        when nothing is left of it.
         """
         with self._gate.enter(retry_after_s=_RETRY_S):
-            async with self._names.hold(source.name):
-                run = self._start(source)
-                try:
-                    async with aclosing(run.progress()) as news:
-                        async for progress in news:
-                            yield progress
-                    manifest = await run.result()
-                except JobStoppedError as error:  # by `close`: nobody else is there to stop it
-                    raise UnavailableError(
-                        "shutting down", reason=Reason.SHUTTING_DOWN, retry_after_s=_RETRY_S
-                    ) from error
-                finally:
-                    await run.stop()
-                    self._runs.discard(run)
-            yield manifest
+            shared = self._shared.get(source)
+            if shared is None or shared.is_over:
+                shared = self._shared[source] = SharedImport(lambda: self._running(source))
+            shared.waiters += 1
+            try:
+                async with aclosing(shared.told()) as told:
+                    async for each in told:
+                        yield each
+            except JobStoppedError as error:  # by `close`: nobody else is there to stop it
+                raise UnavailableError(
+                    "shutting down", reason=Reason.SHUTTING_DOWN, retry_after_s=_RETRY_S
+                ) from error
+            finally:
+                shared.waiters -= 1
+                if not shared.waiters:
+                    if self._shared.get(source) is shared:
+                        del self._shared[source]
+                    await shared.stop()
 
     async def delete(self, ref: ModelRef) -> None:
         """Remove a model's files; fine if there are none.
@@ -308,16 +315,23 @@ class Library:
             is_pinned=arena.is_pinned(manifest.ref),
         )
 
-    def _start(self, source: Source) -> ImportRun:
-        run = ImportRun(
-            self._importer,
-            ImportOrder(source=source, after=self._catalog.imported_last_at(source.name)),
-            self._disk.new_job(),
-            threads=self._threads.imports,
-            on_stored=self._put,
-        )
-        self._runs.add(run)
-        return run
+    @asynccontextmanager
+    async def _running(self, source: Source) -> AsyncIterator[ImportRun]:
+        """Run an import of `source` for the block, when it is its name's turn."""
+        async with self._names.hold(source.name):
+            run = ImportRun(
+                self._importer,
+                ImportOrder(source=source, after=self._catalog.imported_last_at(source.name)),
+                self._disk.new_job(),
+                threads=self._threads.imports,
+                on_stored=self._put,
+            )
+            self._runs.add(run)
+            try:
+                yield run
+            finally:
+                await run.stop()
+                self._runs.discard(run)
 
     async def _unchanged(self, leased: Manifest) -> Manifest:
         """Return the manifest of a leased model once its files are known to be as they were."""

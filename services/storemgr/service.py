@@ -20,9 +20,9 @@ from services.common.wire import (
     model_ref_from_proto,
     tier_to_proto,
 )
-from services.storemgr.importer import ImportProgress
 from services.storemgr.library import Grant, Holding, Library
 from services.storemgr.manifest import Manifest
+from services.storemgr.progress import ImportProgress
 from services.storemgr.residents import ArenaFacts, Mapping
 from services.storemgr.source import parse_source
 
@@ -51,7 +51,11 @@ class StorageServicer(pb_grpc.StorageServiceServicer):
                     case ImportProgress():
                         total = event.bytes_total
                         yield pb.ImportResponse(
-                            bytes_done=event.bytes_done, bytes_total=total, file=event.file
+                            bytes_done=event.bytes_done,
+                            bytes_total=total,
+                            file=event.file,
+                            bytes_per_second=event.bytes_per_s,
+                            origin=event.origin,
                         )
                     case Manifest():
                         yield pb.ImportResponse(

@@ -80,6 +80,8 @@ from brisk_native._implementation import (
     pieces_in_use,
     read_file,
 )
+from brisk_native._layout import Layout
+from brisk_native._layout import plan_layout as stored_layout
 from brisk_native._model import Loading, load_model, start_loading
 from brisk_native._order import LayerGroup, execution_order
 from brisk_native._pieces import read_pieces
@@ -133,6 +135,7 @@ __all__ = [
     "InvalidHeaderError",
     "InvalidModelError",
     "LayerGroup",
+    "Layout",
     "LazyTensors",
     "LoadReport",
     "Loading",
@@ -180,6 +183,7 @@ __all__ = [
     "save_adapter",
     "start_loading",
     "stored_bytes",
+    "stored_layout",
     "tensors_in",
     "verify",
     "write_weights",

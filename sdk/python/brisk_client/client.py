@@ -137,7 +137,8 @@ class AsyncClient:
         """Bring a Hugging Face folder into the store and return what was published.
 
         Its weights are written in the stored form, one safetensors file laid out for loading;
-        with `as_is` they keep their files.
+        with `as_is` they keep their files. `source` is a folder, or a URL that the store managers
+        fetch: s3://BUCKET/PREFIX, http(s)://HOST/FOLDER, hf://OWNER/NAME[@REVISION] or file://.
         """
         request = requests.import_model(source, name, as_is=as_is)
         message = await self._connection.last(
@@ -160,14 +161,16 @@ class AsyncClient:
         keep_alive_s: float | None = None,
         slots: int | None = None,
         context_tokens_max: int | None = None,
+        as_is: bool = False,
         on_progress: ImportCallback | None = None,
         timeout_s: float | None = None,
         **scale: Unpack[ScaleOptions],
     ) -> Deployment:
         """Make a model available under `name` and return the deployment.
 
-        `source` is a folder to import first, `model` an imported model's name. `keep_alive_s` is
-        how long an idle instance stays: 0 not at all, math.inf for ever, left out 5 minutes.
+        `source` is a folder or URL to import first, as `import_model` takes it, with its `as_is`;
+        `model` is an imported model's name. `keep_alive_s` is how long an idle instance stays:
+        0 not at all, math.inf for ever, left out 5 minutes.
         How many instances there are, and whose requests go first, is in `ScaleOptions`.
         Replaces a deployment of the same name. Cancelling leaves the deployments as they were.
         """
@@ -179,6 +182,7 @@ class AsyncClient:
             keep_alive_s=keep_alive_s,
             slots=slots,
             context_tokens_max=context_tokens_max,
+            as_is=as_is,
             scale=scale,
         )
         message = await self._connection.last(

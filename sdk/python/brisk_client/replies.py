@@ -284,5 +284,9 @@ def candidate(message: control_pb2.PlacementCandidate) -> Candidate:
 def import_progress(message: control_pb2.ImportProgress) -> ImportProgress:
     """Return how far an import has come."""
     return ImportProgress(
-        bytes_done=message.bytes_done, bytes_total=message.bytes_total, file=message.file
+        bytes_done=message.bytes_done,
+        bytes_total=message.bytes_total,
+        file=message.file,
+        bytes_per_s=message.bytes_per_second,
+        origin=message.origin,
     )

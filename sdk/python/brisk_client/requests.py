@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ _NANOS_PER_S = 1_000_000_000
 _KEEP_ALIVE_S_MAX = 10 * 365 * 86_400.0
 _UINT32_MAX = 2**32 - 1
 _WIRE_MAX = {"top_k": _UINT32_MAX, "seed": 2**64 - 1}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _INVALID_SAMPLING, _INVALID_SPEC = "INVALID_SAMPLING", "INVALID_SPEC"
 
 
@@ -162,9 +164,19 @@ def _chat_message(message: ChatMessage | Mapping[str, str]) -> model_pb2.ChatMes
         return model_pb2.ChatMessage(role=message["role"], content=message["content"])
 
 
+def is_url(source: str) -> bool:
+    """Return whether `source` is a URL rather than a folder's path."""
+    return _URL.match(source) is not None
+
+
 def source_path(source: str | os.PathLike[str]) -> str:
-    """Return the absolute path of `source`, links and all: the store manager resolves it."""
+    """Return a URL as it is, and of a folder the absolute path, links and all.
+
+    The store manager resolves it.
+    """
     text = os.fspath(source)
+    if isinstance(source, str) and is_url(source) and "\0" not in text:
+        return text
     if not text or "\0" in text:
         raise InvalidRequestError("source: a folder's path is neither empty nor holds NUL")
     return str(Path(text).expanduser().absolute())
@@ -173,7 +185,7 @@ def source_path(source: str | os.PathLike[str]) -> str:
 def import_model(
     source: str | os.PathLike[str], name: str | None, *, as_is: bool
 ) -> control_pb2.ImportRequest:
-    """Return the request to import a folder."""
+    """Return the request to import a folder or URL."""
     with _refusing("import"):
         return control_pb2.ImportRequest(
             source_path=source_path(source), name=name or "", as_is=as_is
@@ -189,13 +201,14 @@ def deploy(
     keep_alive_s: float | None,
     slots: int | None,
     context_tokens_max: int | None,
+    as_is: bool = False,
     scale: ScaleOptions | None = None,
 ) -> control_pb2.DeployRequest:
     """Return the request to deploy a folder or an imported model, exactly one of them."""
     if (source is None) == (model is None):
         raise InvalidRequestError("deploy: give either `source`, a folder, or `model`, its name")
     with _refusing("deploy"):
-        request = control_pb2.DeployRequest(name=name or "")
+        request = control_pb2.DeployRequest(name=name or "", as_is=as_is)
         if source is not None:
             request.source_path = source_path(source)
         elif model is not None:

@@ -249,8 +249,16 @@ class ImportProgress:
     bytes_done: int
     bytes_total: int
     file: str
+    bytes_per_s: int = 0  # fetched at present, all nodes together; 0 if unknown
+    origin: str = ""  # where the bytes come from: "s3", "http", "hub"; empty for a folder
 
     @property
     def fraction(self) -> float | None:
         """Return the part that is done, 0..1, or None before the size is known."""
         return min(self.bytes_done / self.bytes_total, 1.0) if self.bytes_total else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Return how long the rest takes at the present speed, or None if that is unknown."""
+        left = self.bytes_total - self.bytes_done
+        return max(left, 0) / self.bytes_per_s if self.bytes_per_s else None

@@ -191,7 +191,8 @@ class Client:
         """Bring a Hugging Face folder into the store and return what was published.
 
         Its weights are written in the stored form, one safetensors file laid out for loading;
-        with `as_is` they keep their files.
+        with `as_is` they keep their files. `source` is a folder, or a URL that the store managers
+        fetch: s3://BUCKET/PREFIX, http(s)://HOST/FOLDER, hf://OWNER/NAME[@REVISION] or file://.
         """
         return self._loop.run(
             self._inner.import_model(
@@ -209,6 +210,7 @@ class Client:
         keep_alive_s: float | None = None,
         slots: int | None = None,
         context_tokens_max: int | None = None,
+        as_is: bool = False,
         on_progress: ImportCallback | None = None,
         timeout_s: float | None = None,
         **scale: Unpack[ScaleOptions],
@@ -223,6 +225,7 @@ class Client:
                 keep_alive_s=keep_alive_s,
                 slots=slots,
                 context_tokens_max=context_tokens_max,
+                as_is=as_is,
                 on_progress=on_progress,
                 timeout_s=timeout_s,
                 **scale,

@@ -64,6 +64,26 @@ async def test_import_returns_the_published_model(
     assert request.as_is is as_is  # type: ignore[attr-defined]
 
 
+async def test_a_url_is_sent_as_it_is_and_progress_tells_speed_and_time_left(
+    client: AsyncClient, router: ScriptedRouter
+) -> None:
+    fetching = control_pb2.ImportProgress(
+        bytes_done=2, bytes_total=8, bytes_per_second=3, origin="s3"
+    )
+    router.scripts = [
+        (
+            control_pb2.DeployResponse(progress=fetching),
+            control_pb2.DeployResponse(deployment=deployment()),
+        )
+    ]
+    seen: list[ImportProgress] = []
+    await client.deploy("tiny", source="s3://b/x", as_is=True, on_progress=seen.append)
+    assert (seen[0].origin, seen[0].bytes_per_s, seen[0].left_s) == ("s3", 3, 2.0)
+    (request,) = router.requests
+    assert request.source_path == "s3://b/x"  # type: ignore[attr-defined]
+    assert request.as_is  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("script", [(), (importing(4),)], ids=["nothing", "only progress"])
 async def test_a_deploy_stream_without_its_last_message_is_an_error(
     client: AsyncClient, router: ScriptedRouter, script: tuple[object, ...]

@@ -22,6 +22,7 @@ from services.storemgr.manifest import Manifest
 from services.storemgr.source import parse_source
 from services.storemgr.store import Store
 from tests.broken_models import WEIGHTS, good_folder
+from tests.unit.storemgr.disks import fetcher_in
 
 _STEPS: Final = frozenset(
     {"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
@@ -43,7 +44,9 @@ def run_import(data: Path, source: Path) -> Manifest:
     store, disk = Store(data), NativeDisk()
     store.sweep()
     order = ImportOrder(source=parse_source(str(source), ""), after=None)
-    manifest = Importer(store, disk, hard_links=False).run(order, disk.new_job(), lambda _: None)
+    manifest = Importer(store, disk, fetcher_in(store.root), hard_links=False).run(
+        order, disk.new_job(), lambda _: None
+    )
     store.close()
     return manifest
 

@@ -94,6 +94,12 @@ async def test_every_node_hears_whether_an_import_keeps_its_files(
     assert office.stores.kept_as_is == [as_is, as_is]
 
 
+async def test_a_deployment_from_a_source_may_keep_its_files(office: Office) -> None:
+    wish = DeployWish(name="gamma", source="s3://b/gamma", spec=SpecWish(), as_is=True)
+    assert [each async for each in office.catalogue.deploy(office.court.reign, wish)]
+    assert office.stores.kept_as_is == [True, True]
+
+
 async def test_an_import_tells_the_progress_of_all_nodes_together(office: Office) -> None:
     *told, last = await office.imported("/m/gamma")
     assert isinstance(last, ModelInfo)

@@ -126,7 +126,7 @@ def test_a_source_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def deploy(**changed: object) -> object:
     arguments = {
-        "name": "n", "source": None, "model": "m", "revision": None,
+        "name": "n", "source": None, "model": "m", "revision": None, "as_is": False,
         "keep_alive_s": None, "slots": None, "context_tokens_max": None,
     }  # fmt: skip
     return requests.deploy(**{**arguments, **changed})  # type: ignore[arg-type]

@@ -12,6 +12,12 @@ from brisk_native import Weights
 
 from services.storemgr.adapters import NativeDisk
 from services.storemgr.ports import Job, Progress
+from services.storemgr.remotes.fetch import FetchLimits
+from services.storemgr.remotes.fetcher import Fetcher
+from services.storemgr.remotes.pace import Backoff, Pace
+from services.storemgr.remotes.permits import parse_permits
+from services.storemgr.remotes.sources import SourceRules
+from services.storemgr.remotes.workplaces import Workplaces
 
 Hook = Callable[[Path], None]
 
@@ -96,3 +102,15 @@ class Barrier:
         if path.name == self._name:
             self.reached.set()
             assert self.go_on.wait(30)
+
+
+def fetcher_in(root: Path) -> Fetcher:
+    """Return what an importer fetches remote sources with; folders of this host are allowed."""
+    backoff = Backoff(tries_max=1, first_s=0.0, pause_s_max=0.0)
+    rules = SourceRules(
+        permits=parse_permits("file"),
+        limits=FetchLimits(streams=1, backoff=backoff),
+        pace=Pace(None),
+        stall_s=1.0,
+    )
+    return Fetcher(rules, Workplaces(root / "fetches", keep_s=60.0))

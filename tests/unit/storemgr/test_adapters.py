@@ -16,6 +16,7 @@ from services.storemgr.refusal import MalformedError
 from services.storemgr.source import parse_source
 from services.storemgr.store import Store
 from tests.broken_models import good_folder
+from tests.unit.storemgr.disks import fetcher_in
 
 
 def ignore(_: int) -> None:
@@ -92,6 +93,8 @@ def test_an_import_beyond_the_budget_is_refused_as_a_full_disk(tmp_path: Path) -
     order = ImportOrder(source=parse_source(str(good_folder(tmp_path / "good")), ""), after=None)
     (store.root / "models" / "x").write_bytes(b"x" * (900 << 10))
     with pytest.raises(ResourceExhaustedError) as refused:
-        Importer(store, disk, hard_links=False).run(order, disk.new_job(), lambda _: None)
+        Importer(store, disk, fetcher_in(store.root), hard_links=False).run(
+            order, disk.new_job(), lambda _: None
+        )
     assert refused.value.reason == Reason.DISK_FULL
     store.close()

@@ -17,13 +17,14 @@ from safetensors.numpy import load_file
 from services.common.errors import BriskError, InvalidArgumentError, ResourceExhaustedError
 from services.storemgr.checkpoint import inspect
 from services.storemgr.folder import INDEX, survey
-from services.storemgr.importer import Importer, ImportOrder, ImportProgress
+from services.storemgr.importer import Importer, ImportOrder
 from services.storemgr.manifest import MANIFEST, Manifest
 from services.storemgr.ports import Job, JobStoppedError
+from services.storemgr.progress import ImportProgress
 from services.storemgr.source import parse_source
 from services.storemgr.store import Store
 from tests.broken_models import WEIGHTS, broken_folder, good_folder, write_safetensors
-from tests.unit.storemgr.disks import HookedDisk, fail_on, full_on
+from tests.unit.storemgr.disks import HookedDisk, fail_on, fetcher_in, full_on
 
 
 @pytest.fixture
@@ -52,7 +53,9 @@ def run(
 ) -> Manifest:
     disk = disk or HookedDisk()
     order = ImportOrder(source=parse_source(str(folder), name, as_is=as_is), after=after)
-    return Importer(store, disk, hard_links=hard_links).run(order, job or disk.new_job(), report)
+    return Importer(store, disk, fetcher_in(store.root), hard_links=hard_links).run(
+        order, job or disk.new_job(), report
+    )
 
 
 def tensors_in(path: Path) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ from services.storemgr.manifest import Manifest
 from services.storemgr.source import parse_source
 from services.storemgr.store import Store
 from tests.broken_models import WEIGHTS, good_folder
-from tests.unit.storemgr.disks import Barrier, HookedDisk, nothing
+from tests.unit.storemgr.disks import Barrier, HookedDisk, fetcher_in, nothing
 
 NAME = ModelName("good")
 LIMITS = LibraryLimits(imports_max=2, leases_max=2)
@@ -47,17 +47,17 @@ class Node:
         self.library = Library(
             self.store,
             self.disk,
-            Importer(self.store, self.disk, hard_links=False),
+            Importer(self.store, self.disk, fetcher_in(self.store.root), hard_links=False),
             Catalog(self.store.scan().manifests),
             threads=threads,
             limits=LIMITS,
             queue=IoQueue(),
         )
 
-    async def import_good(self, name: str = "") -> Manifest:
+    async def import_good(self, name: str = "", *, as_is: bool = False) -> Manifest:
         last: object = None
         async with aclosing(
-            self.library.import_model(parse_source(str(self.good), name))
+            self.library.import_model(parse_source(str(self.good), name, as_is=as_is))
         ) as events:
             async for event in events:
                 last = event
@@ -134,11 +134,46 @@ async def test_leaving_after_the_model_was_published_keeps_it_known(
     assert await node.models() == [("good", 0)]
 
 
-async def test_imports_of_one_name_take_turns_and_store_it_once(node: Node) -> None:
-    first, second = await asyncio.gather(node.import_good(), node.import_good())
-    assert first.revision == second.revision
-    assert first.imported_at != second.imported_at
-    assert await node.models() == [("good", 0)]
+async def test_imports_of_one_name_take_turns(node: Node) -> None:
+    node.disk.before = barrier = Barrier(WEIGHTS)
+    first = asyncio.ensure_future(node.import_good())
+    await reached(barrier)
+    second = asyncio.ensure_future(node.import_good(as_is=True))
+    await asyncio.sleep(0)
+    assert len(node.disk.jobs) == 1
+    barrier.go_on.set()
+    assert (await first).imported_at < (await second).imported_at
+    assert await node.models() == [("good", 0), ("good", 0)]
+    assert node.staged() == []
+
+
+async def test_who_asks_for_the_same_at_once_shares_one_import(node: Node) -> None:
+    node.disk.before = barrier = Barrier(WEIGHTS)
+    tasks = [asyncio.ensure_future(node.import_good()) for _ in range(2)]
+    await reached(barrier)
+    barrier.go_on.set()
+    first, second = await asyncio.gather(*tasks)
+    assert first is second
+    assert len(node.disk.jobs) == 1
+    again = await node.import_good()  # afterwards it is another one
+    assert again.imported_at > first.imported_at
+
+
+async def test_a_shared_import_is_stopped_by_the_last_to_leave_only(node: Node) -> None:
+    node.disk.before = barrier = Barrier(WEIGHTS)
+    tasks = [asyncio.ensure_future(node.import_good()) for _ in range(2)]
+    await reached(barrier)
+    tasks[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    assert not node.disk.jobs[0].is_stopped
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    barrier.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+    assert node.disk.jobs[0].is_stopped
+    assert await node.models() == []
     assert node.staged() == []
 
 
@@ -147,7 +182,7 @@ async def test_an_import_waits_for_the_one_before_it_of_the_same_name(node: Node
     first = asyncio.ensure_future(node.import_good())
     await reached(barrier)
     node.disk.before = nothing
-    second = asyncio.ensure_future(node.import_good())
+    second = asyncio.ensure_future(node.import_good(as_is=True))
     done, _ = await asyncio.wait((second,), timeout=0.05)
     assert not done
     assert len(node.disk.jobs) == 1

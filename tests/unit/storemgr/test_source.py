@@ -23,7 +23,7 @@ from services.storemgr.source import PATH_BYTES_MAX, parse_source
 )
 def test_a_model_is_called_as_asked_or_as_its_folder(path: str, given: str, name: str) -> None:
     source = parse_source(path, given)
-    assert (source.name, source.folder) == (name, Path(path))
+    assert (source.name, source.place) == (name, Path(path))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,17 @@ _CODES: Final[tuple[tuple[type[BriskError], ExitCode], ...]] = (
     (DeadlineExceededError, ExitCode.DEADLINE),
 )
 
+_SOURCE_HINTS: Final = {
+    "SOURCE_NOT_FOUND": "a folder has to be on each machine that runs a store manager; of a URL, "
+    "check bucket, path and revision",
+    "SOURCE_NOT_A_FOLDER": "give the folder that has config.json and the *.safetensors files",
+    "SOURCE_UNREADABLE": "let the user that runs the store manager read it: `chmod -R a+rX` on the "
+    "folder, and `chmod a+x` on those above; for a URL, give the store managers credentials",
+    "SOURCE_NOT_ALLOWED": "set BRISK_STOREMGR_SOURCES where the store managers run to allow it",
+    "INVALID_SOURCE": "give an absolute path of a folder on the store manager's machine, or a URL "
+    "as `brisk import --help` shows",
+}
+
 
 def failure(error: BriskError) -> Failure:
     """Return how a command ends that failed with `error`."""
@@ -77,17 +88,8 @@ def _hint(error: BriskError) -> str | None:
                 "the scheduler keeps the newest few thousand starts; a request whose model was "
                 "warm may never have reached it"
             )
-        case NotFoundError(reason="SOURCE_NOT_FOUND"):
-            hint = "the folder has to be on each machine that runs a store manager"
-        case InvalidRequestError(reason="SOURCE_NOT_A_FOLDER"):
-            hint = "give the folder that has config.json and the *.safetensors files"
-        case InvalidRequestError(reason="SOURCE_UNREADABLE"):
-            hint = (
-                "let the user that runs the store manager read it: `chmod -R a+rX` on the folder, "
-                "and `chmod a+x` on those above"
-            )
-        case InvalidRequestError(reason="INVALID_SOURCE"):
-            hint = "give an absolute path of a folder on the store manager's machine"
+        case BriskError(reason=reason) if reason in _SOURCE_HINTS:
+            hint = _SOURCE_HINTS[reason]
         case ResourceExhaustedError(reason="INSUFFICIENT_MEMORY"):
             hint = (
                 "give the device more memory (`brisk up --device`), or deploy with fewer --slots "

@@ -7,13 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Final, cast
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from brisk_client import requests
 from brisk_client.cli.options import AsJson, Endpoint, TimeoutS, parse_keep_alive
@@ -39,9 +33,15 @@ Source = Annotated[
     typer.Option(
         "--from",
         "-f",
-        metavar="FOLDER",
-        help="A Hugging Face folder on the cluster's machine, imported first.",
+        metavar="SOURCE",
+        help="What to import first: a Hugging Face folder on the cluster's machine, or a URL "
+        "(s3://, hf://, https://, http://, file://).",
     ),
+]
+
+AsIs = Annotated[
+    bool,
+    typer.Option("--as-is", help="Keep the weights' files instead of one laid out to load."),
 ]
 
 
@@ -80,6 +80,7 @@ def deploy(
         int | None,
         typer.Option(help="-10..10: a step counts like having come a turn earlier (0)."),
     ] = None,
+    as_is: AsIs = False,
     endpoint: Endpoint = None,
     timeout: TimeoutS = None,
     as_json: AsJson = False,
@@ -90,12 +91,16 @@ def deploy(
 
       brisk deploy tiny --from ./models/tiny --keep-alive 10m
 
+      brisk deploy tiny --from s3://models/tiny
+
       brisk deploy tiny-long --model tiny --context 8192 --slots 1
 
       brisk deploy busy --model tiny --min 1 --max 4 --keep-alive learned
     """
     if (source is None) == (model is None):
-        raise typer.BadParameter("give either --from FOLDER or --model NAME")
+        raise typer.BadParameter("give either --from SOURCE or --model NAME")
+    if as_is and source is None:
+        raise typer.BadParameter("--as-is is for what --from imports")
     _refuse_empty(source)
     model_name, _, revision = (model or "").partition("@")
     scale = {
@@ -117,6 +122,7 @@ def deploy(
             keep_alive_s=None if is_learned or keep_alive is None else parse_keep_alive(keep_alive),
             slots=slots,
             context_tokens_max=context,
+            as_is=as_is,
             on_progress=on_progress,
             timeout_s=timeout,
             **cast("ScaleOptions", {key: each for key, each in scale.items() if each is not None}),
@@ -134,25 +140,31 @@ def deploy(
 
 def import_model(
     source: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A Hugging Face folder on that machine.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A Hugging Face folder on that machine, or a URL "
+            "(s3://, hf://, https://, http://, file://).",
+        ),
     ],
     *,
     name: Annotated[
-        str | None, typer.Option(help="The model's name. Left out: the folder's.")
+        str | None, typer.Option(help="The model's name. Left out: the source's.")
     ] = None,
-    as_is: Annotated[
-        bool,
-        typer.Option("--as-is", help="Keep the weights' files instead of one laid out to load."),
-    ] = False,
+    as_is: AsIs = False,
     endpoint: Endpoint = None,
     timeout: TimeoutS = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a Hugging Face folder into the store without deploying it.
+    """Bring a Hugging Face folder or repository into the store without deploying it.
 
-    For example:
+    A fetch that was interrupted goes on where it ended. For example:
 
       brisk import ./models/tiny
+
+      brisk import hf://facebook/opt-125m
+
+      brisk import s3://models/opt-125m --name opt
 
       brisk import ./models/tiny --name base/tiny --json
     """
@@ -241,7 +253,7 @@ def _instances(deployed: Deployment) -> str:
 
 def _refuse_empty(source: str | None) -> None:
     if source is not None and not source.strip():
-        raise typer.BadParameter("the FOLDER to import is empty")
+        raise typer.BadParameter("the SOURCE to import is empty")
 
 
 @contextmanager
@@ -254,7 +266,7 @@ def _naming(source: str | None) -> Iterator[None]:
             raise
         folder = requests.source_path(source)
         message = error.message.replace(_FIELD, folder)
-        if error.reason == "SOURCE_NOT_FOUND":
+        if error.reason == "SOURCE_NOT_FOUND" and not requests.is_url(source):
             message = f"there is no folder {folder} on the cluster's machine"
         raise type(error)(
             message,
@@ -269,16 +281,19 @@ def import_bar() -> Iterator[Callable[[ImportProgress], None]]:
     """Show a bar on a terminal, and nothing elsewhere."""
     console = err()
     progress = Progress(
-        TextColumn("importing {task.fields[file]}"),
+        TextColumn("{task.fields[doing]} {task.fields[file]}"),
         BarColumn(bar_width=30),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
+        TextColumn("{task.fields[left]}"),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
     with progress:
-        task = progress.add_task("import", total=None, file="", visible=False)
+        task = progress.add_task(
+            "import", total=None, file="", doing="importing", left="", visible=False
+        )
 
         def show(event: ImportProgress) -> None:
             progress.update(
@@ -286,6 +301,8 @@ def import_bar() -> Iterator[Callable[[ImportProgress], None]]:
                 completed=event.bytes_done,
                 total=event.bytes_total or None,
                 file=event.file,
+                doing=f"fetching from {event.origin}" if event.origin else "importing",
+                left="" if event.left_s is None else f"{human_seconds(event.left_s)} left",
                 visible=True,
             )
 
