@@ -73,7 +73,7 @@ class CostAware(Generic[Key]):
     quiet night makes nobody less popular.
     """
 
-    def __init__(self, half_life: float = 64.0) -> None:
+    def __init__(self, half_life: float = 128.0) -> None:
         """Let a use count half after `half_life` uses of whatever."""
         self._growth = 2 ** (1 / half_life)
         self._unit = 1.0  # what a use counts now: it grows instead of all others shrinking
