@@ -133,11 +133,11 @@ class Cluster:
 
 @contextmanager
 def run_cluster(
-    folder: Path, redis_url: str, *, arena_bytes: int = 0, **settings: str
+    folder: Path, redis_url: str, *, arena_bytes: str = "0", **settings: str
 ) -> Iterator[Cluster]:
     """Run both services for the block. `settings` are the worker's."""
     shared = {"redis_url": redis_url, "node_id": NODE}
-    own = {"data_dir": str(folder / "data"), "arena_bytes": str(arena_bytes)}
+    own = {"data_dir": str(folder / "data"), "arena_bytes": arena_bytes}
     storemgr = launch("storemgr", folder, {**shared, **own})
     worker = launch("worker", folder, {"devices": "cpu:0=64MiB", **shared, **settings})
     try:

@@ -88,7 +88,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("arena")
     with ExitStack() as stack:
         redis = stack.enter_context(run_redis())
-        cluster = stack.enter_context(run_cluster(folder, redis.url, arena_bytes=ARENA_BYTES))
+        cluster = stack.enter_context(run_cluster(folder, redis.url, arena_bytes=str(ARENA_BYTES)))
         node = Node(cluster, cluster.worker, folder, redis.url, stack)
         node.start_second()
         yield node

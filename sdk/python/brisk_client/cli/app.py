@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from brisk_client.cli import chat, explain, grpc_tool, models, nodes, run, up, view
+from brisk_client.cli import chat, explain, grpc_tool, models, nodes, run, store, up, view
 from brisk_client.cli.exits import HELP, ExitCode, Failure, failure
 from brisk_client.cli.output import complain
 from brisk_client.errors import BriskError
@@ -50,6 +50,7 @@ app.command("top", rich_help_panel="Cluster")(nodes.top)
 app.command("explain", rich_help_panel="Cluster")(explain.explain)
 app.command("status", rich_help_panel="Cluster")(view.status)
 app.command("version", rich_help_panel="Cluster")(view.version)
+app.add_typer(store.app, name="store", rich_help_panel="Cluster")
 app.add_typer(grpc_tool.app, name="grpc", rich_help_panel="Cluster")
 
 

@@ -277,7 +277,7 @@ def _naming(source: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def import_bar() -> Iterator[Callable[[ImportProgress], None]]:
+def import_bar(verb: str = "importing") -> Iterator[Callable[[ImportProgress], None]]:
     """Show a bar on a terminal, and nothing elsewhere."""
     console = err()
     progress = Progress(
@@ -291,9 +291,7 @@ def import_bar() -> Iterator[Callable[[ImportProgress], None]]:
         disable=not console.is_terminal,
     )
     with progress:
-        task = progress.add_task(
-            "import", total=None, file="", doing="importing", left="", visible=False
-        )
+        task = progress.add_task("import", total=None, file="", doing=verb, left="", visible=False)
 
         def show(event: ImportProgress) -> None:
             progress.update(
@@ -301,7 +299,7 @@ def import_bar() -> Iterator[Callable[[ImportProgress], None]]:
                 completed=event.bytes_done,
                 total=event.bytes_total or None,
                 file=event.file,
-                doing=f"fetching from {event.origin}" if event.origin else "importing",
+                doing=f"fetching from {event.origin}" if event.origin else verb,
                 left="" if event.left_s is None else f"{human_seconds(event.left_s)} left",
                 visible=True,
             )
