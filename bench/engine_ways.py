@@ -23,6 +23,7 @@ from services.common.sampling import Sampling
 from services.worker.decoder import Decoders
 from services.worker.engine import DeviceEngine
 from services.worker.ports import Job
+from services.worker.sampler import Sampler
 from services.worker.text import Continuation, Decoded
 
 PAGE = 32  # of continuous batching
@@ -135,7 +136,7 @@ class Brisk:
             instance_id="i",
             prompt=prompt,
             tokens_max=len(prompt) + tokens,
-            sampling=Sampling(temperature=0.0),
+            sampler=Sampler.of(Sampling(temperature=0.0), prompt),
             continuation=Continuation(detokenizer=None, max_tokens=tokens),
             sink=sink,
         )

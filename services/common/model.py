@@ -68,6 +68,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """One token and how likely it was, by the model's own logits."""
+
+    token_id: int
+    logprob: float
+    piece: bytes = b""  # need not be whole characters; empty without a tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """How likely a chosen token was, and the most likely ones, most likely first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenChunk:
     """The tokens decoded since the previous chunk; the last one carries why it ended."""
 
@@ -76,6 +93,7 @@ class TokenChunk:
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one for each token, or none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +122,12 @@ class StartReport:
     cold: bool
     source: Tier
     phases: tuple[PhaseDuration, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenized:
+    """What a model makes of a prompt."""
+
+    token_ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]  # one for each token; empty without a tokenizer
+    context_tokens_max: int

@@ -1,19 +1,17 @@
-"""The wire's messages to our types and back: the only place in `common` that knows protobuf's.
+"""The wire's messages to our types and back; those of sequences are in `wire_sequence`.
 
-`*_from_proto` parses: what comes out needs no further check. It raises InvalidArgumentError.
+These two are the only modules of `common` that know protobuf's types. `*_from_proto` parses:
+what comes out needs no further check. It raises InvalidArgumentError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from brisk.common.v1 import model_pb2, placement_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from services.common.errors import InvalidArgumentError
 from services.common.model import (
-    FinishReason,
     ModelInfo,
     ModelRef,
     PhaseDuration,
@@ -21,13 +19,9 @@ from services.common.model import (
     StartProgress,
     StartReport,
     Tier,
-    TokenChunk,
-    Usage,
 )
 from services.common.names import parse_id, parse_model_name
 from services.common.placement import Device, Instance, InstanceState, Route, WorkerState
-from services.common.prompt import ChatMessage, Conversation, Prompt, TextPrompt, TokensPrompt
-from services.common.sampling import Sampling
 
 _TIERS: Final[dict[Tier, model_pb2.Tier.ValueType]] = {
     Tier.UNSPECIFIED: model_pb2.TIER_UNSPECIFIED,
@@ -46,11 +40,6 @@ _PHASES: Final[dict[StartPhase, model_pb2.StartPhase.ValueType]] = {
     StartPhase.INIT: model_pb2.START_PHASE_INIT,
     StartPhase.FIRST_TOKEN: model_pb2.START_PHASE_FIRST_TOKEN,
 }
-_FINISHES: Final[dict[FinishReason | None, model_pb2.FinishReason.ValueType]] = {
-    None: model_pb2.FINISH_REASON_UNSPECIFIED,
-    FinishReason.STOP: model_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: model_pb2.FINISH_REASON_LENGTH,
-}
 _STATES: Final[dict[InstanceState, placement_pb2.InstanceState.ValueType]] = {
     InstanceState.UNSPECIFIED: placement_pb2.INSTANCE_STATE_UNSPECIFIED,
     InstanceState.LOADING: placement_pb2.INSTANCE_STATE_LOADING,
@@ -59,74 +48,7 @@ _STATES: Final[dict[InstanceState, placement_pb2.InstanceState.ValueType]] = {
 }
 _TIERS_BACK: Final = {number: tier for tier, number in _TIERS.items()}
 _PHASES_BACK: Final = {number: phase for phase, number in _PHASES.items()}
-_FINISHES_BACK: Final = {number: finish for finish, number in _FINISHES.items()}
 _STATES_BACK: Final = {number: state for state, number in _STATES.items()}
-
-
-# --- Sampling and prompts ---
-
-
-def sampling_from_proto(message: model_pb2.SamplingParams) -> Sampling:
-    """Parse sampling parameters. Raises InvalidArgumentError (INVALID_SAMPLING)."""
-    return Sampling(
-        temperature=message.temperature if message.HasField("temperature") else 1.0,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        top_k=message.top_k,
-        seed=message.seed if message.HasField("seed") else None,
-        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
-        stop=tuple(message.stop),
-        stop_token_ids=tuple(message.stop_token_ids),
-        ignore_eos=message.ignore_eos,
-    )
-
-
-def sampling_to_proto(sampling: Sampling) -> model_pb2.SamplingParams:
-    """Return the message that parses back to `sampling`."""
-    return model_pb2.SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
-        max_tokens=sampling.max_tokens,
-        stop=sampling.stop,
-        stop_token_ids=sampling.stop_token_ids,
-        ignore_eos=sampling.ignore_eos,
-    )
-
-
-def prompt_from_proto(message: model_pb2.Prompt) -> Prompt:
-    """Parse a prompt. Raises InvalidArgumentError if no form is set or one is out of limits."""
-    match message.WhichOneof("form"):
-        case "text":
-            return TextPrompt(text=message.text)
-        case "tokens":
-            return TokensPrompt(ids=tuple(message.tokens.ids))
-        case "conversation":
-            return conversation_from_proto(message.conversation.messages)
-        case _:
-            raise InvalidArgumentError("prompt must be set: text, tokens or conversation")
-
-
-def prompt_to_proto(prompt: Prompt) -> model_pb2.Prompt:
-    """Return the message that parses back to `prompt`."""
-    match prompt:
-        case TextPrompt():
-            return model_pb2.Prompt(text=prompt.text)
-        case TokensPrompt():
-            return model_pb2.Prompt(tokens=model_pb2.TokenIds(ids=prompt.ids))
-        case Conversation():
-            turns = [
-                model_pb2.ChatMessage(role=turn.role, content=turn.content)
-                for turn in prompt.messages
-            ]
-            return model_pb2.Prompt(conversation=model_pb2.Conversation(messages=turns))
-
-
-def conversation_from_proto(messages: Iterable[model_pb2.ChatMessage]) -> Conversation:
-    """Parse a list of turns. Raises InvalidArgumentError."""
-    return Conversation(
-        messages=tuple(ChatMessage(role=turn.role, content=turn.content) for turn in messages)
-    )
 
 
 # --- Models ---
@@ -169,49 +91,6 @@ def model_info_to_proto(info: ModelInfo) -> model_pb2.ModelInfo:
         parameters=info.parameters,
         context_tokens_max=info.context_tokens_max,
         kv_bytes_per_token=info.kv_bytes_per_token,
-    )
-
-
-# --- Tokens ---
-
-
-def chunk_from_proto(message: model_pb2.TokenChunk) -> TokenChunk:
-    """Parse a chunk of tokens."""
-    usage = message.usage if message.HasField("usage") else None
-    return TokenChunk(
-        first_index=message.first_index,
-        token_ids=tuple(message.token_ids),
-        text=message.text,
-        finish_reason=_FINISHES_BACK.get(message.finish_reason),
-        usage=None
-        if usage is None
-        else Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens),
-    )
-
-
-def finish_from_proto(number: int) -> FinishReason | None:
-    """Return why a sequence ended, or None while more follows."""
-    return _FINISHES_BACK.get(model_pb2.FinishReason.ValueType(number))
-
-
-def finish_name(number: int) -> str:
-    """Return a finish reason's name on the wire, for logs and metrics."""
-    return model_pb2.FinishReason.Name(model_pb2.FinishReason.ValueType(number))
-
-
-def chunk_to_proto(chunk: TokenChunk) -> model_pb2.TokenChunk:
-    """Return the message that parses back to `chunk`."""
-    usage = chunk.usage
-    return model_pb2.TokenChunk(
-        first_index=chunk.first_index,
-        token_ids=chunk.token_ids,
-        text=chunk.text,
-        finish_reason=_FINISHES[chunk.finish_reason],
-        usage=None
-        if usage is None
-        else model_pb2.Usage(
-            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
-        ),
     )
 
 

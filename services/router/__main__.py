@@ -107,6 +107,7 @@ def _front(config: RouterConfig, scheduler: GrpcScheduler, workers: GrpcWorkers)
         workers=workers,
         relay=RelayConfig(moves_max=config.moves_max, silence_s_max=config.silence_s_max),
         request_s_default=config.request_s_default,
+        unread_s_max=config.unread_s_max,
     )
 
 

@@ -27,15 +27,11 @@ from services.common.errors import (
 )
 from services.common.leader import LeaderLocator
 from services.common.lease import LeaderIdentity
+from services.common.model import Tokenized
 from services.common.placement import Route
 from services.common.status import from_rpc_error
-from services.common.wire import (
-    progress_from_proto,
-    prompt_to_proto,
-    report_from_proto,
-    route_from_proto,
-    sampling_to_proto,
-)
+from services.common.wire import progress_from_proto, report_from_proto, route_from_proto
+from services.common.wire_sequence import prompt_to_proto, sampling_to_proto
 from services.router.job import Job
 from services.router.ports import AcquireEvent, Grant, ModelCard, ModelState, RouteUpdate
 
@@ -212,6 +208,25 @@ class GrpcWorkers:
                 raise _worker_told(error) from error
             finally:
                 call.cancel()
+
+    async def tokenize(self, route: Route, job: Job) -> Tokenized:
+        """Return the tokens of the job's prompt. Cancelling it cancels the call."""
+        request = worker_pb2.TokenizeRequest(
+            request_id=job.request_id,
+            instance_id=route.instance_id,
+            prompt=prompt_to_proto(job.prompt),
+        )
+        with self._pool.use(route.worker_address) as channel:
+            stub = worker_grpc.WorkerServiceStub(channel)
+            try:
+                answer = await stub.Tokenize(request, timeout=job.deadline.remaining_s())
+            except grpc.aio.AioRpcError as error:
+                raise _worker_told(error) from error
+        return Tokenized(
+            token_ids=tuple(answer.token_ids),
+            pieces=tuple(answer.pieces),
+            context_tokens_max=answer.context_tokens_max,
+        )
 
     def prepare(self, route: Route) -> None:
         """Connect now, so that the first request does not have to."""

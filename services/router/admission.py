@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from services.common.clock import monotonic_s
 from services.common.errors import Reason, ResourceExhaustedError
@@ -75,12 +75,14 @@ class Admission:
         return self._waiting
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a permit for the block: a request's whole stream.
+    def admit(self, count: int = 1) -> Iterator[None]:
+        """Hold `count` permits for the block, one for each answer's whole stream.
 
         Raises ResourceExhaustedError (QUEUE_FULL) at once.
         """
-        with self._requests.hold():
+        with ExitStack() as permits:
+            for _ in range(count):
+                permits.enter_context(self._requests.hold())
             yield
 
     @contextmanager

@@ -36,6 +36,8 @@ class RouterConfig(ServiceConfig):
     """Instances that a request may be turned away from before its first token."""
     silence_s_max: float = Field(default=30.0, gt=0.0, le=3600.0)
     """Longest gap in seconds between two messages of a worker's stream."""
+    unread_s_max: float = Field(default=30.0, gt=0.0, le=3600.0)
+    """Seconds for which a client may leave what it is sent unread, once all buffers are full."""
     leader_wait_s: float = Field(default=8.0, ge=0.0, le=300.0)
     """Seconds for which a cold request looks for a leader; an election takes about 6."""
     request_s_default: float = Field(default=600.0, gt=0.0, le=86_400.0)

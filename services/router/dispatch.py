@@ -40,13 +40,20 @@ _LEADER_RETRY_S: Final = 2.0  # a lease is 6 s long and we have waited for most 
 
 
 class Seat:
-    """A slot taken on an instance, and the grant that came with it, if any."""
+    """A place on an instance: mostly a slot, and the grant that came with it, if any."""
 
-    def __init__(self, dispatcher: Dispatcher, route: Route, grant: Grant | None) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        route: Route,
+        grant: Grant | None,
+        *,
+        has_slot: bool = True,
+    ) -> None:
         self.route = route
         self._dispatcher = dispatcher
         self._grant = grant
-        self._is_taken = True
+        self._is_taken = has_slot
 
     @property
     def start(self) -> StartReport | None:
@@ -111,6 +118,11 @@ class Dispatcher:
             return None
         route = self.table.take(model, excluded, monotonic_s())
         return None if route is None else Seat(self, route, None)
+
+    def visit(self, model: str, excluded: frozenset[str]) -> Seat | None:
+        """Return a seat without a slot, for what takes a moment and no decoding."""
+        route = self.table.look(model, excluded, monotonic_s())
+        return None if route is None else Seat(self, route, None, has_slot=False)
 
     async def seat(
         self, job: Job, excluded: frozenset[str]

@@ -62,28 +62,25 @@ def export_gauges(admission: Admission, table: RouteTable) -> None:
 class RequestMeter:
     """The clock of one request."""
 
-    __slots__ = ("_arrived_s", "_last_s")
+    __slots__ = ("_arrived_s", "_has_begun")
 
     def __init__(self) -> None:
         self._arrived_s = monotonic_s()
-        self._last_s = 0.0  # 0 before the first token
+        self._has_begun = False
 
     @property
     def seconds(self) -> float:
         """Return the time since the request arrived."""
         return round(monotonic_s() - self._arrived_s, 6)
 
-    def first_token(self, *, is_cold: bool) -> None:
-        """Note that the first chunk is here."""
-        self._last_s = monotonic_s()
-        TIME_TO_FIRST_TOKEN.labels(str(is_cold).lower()).observe(self._last_s - self._arrived_s)
+    def answer(self) -> AnswerMeter:
+        """Return the clock of one of the request's answers."""
+        return AnswerMeter(self)
 
-    def tokens(self, count: int) -> None:
-        """Note that a later chunk of `count` tokens is here."""
-        now_s = monotonic_s()
-        if count:
-            INTER_TOKEN_LATENCY.observe((now_s - self._last_s) / count)
-        self._last_s = now_s
+    def first_token(self, now_s: float, *, is_cold: bool) -> None:
+        """Note that the first chunk of an answer is here."""
+        self._has_begun = True
+        TIME_TO_FIRST_TOKEN.labels(str(is_cold).lower()).observe(now_s - self._arrived_s)
 
     def finished(self, reason: str) -> None:
         """Note that the last token has been sent."""
@@ -96,4 +93,26 @@ class RequestMeter:
 
     def failed(self, reason: str) -> None:
         """Note that the caller was told an error."""
-        REQUESTS.labels("failed" if self._last_s else "refused", reason).inc()
+        REQUESTS.labels("failed" if self._has_begun else "refused", reason).inc()
+
+
+class AnswerMeter:
+    """The clock of one answer's tokens."""
+
+    __slots__ = ("_last_s", "_request")
+
+    def __init__(self, request: RequestMeter) -> None:
+        self._request = request
+        self._last_s = 0.0
+
+    def first_token(self, *, is_cold: bool) -> None:
+        """Note that the first chunk is here."""
+        self._last_s = monotonic_s()
+        self._request.first_token(self._last_s, is_cold=is_cold)
+
+    def tokens(self, count: int) -> None:
+        """Note that a later chunk of `count` tokens is here."""
+        now_s = monotonic_s()
+        if count:
+            INTER_TOKEN_LATENCY.observe((now_s - self._last_s) / count)
+        self._last_s = now_s

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from services.common.deadline import Deadline
-from services.common.model import StartProgress, StartReport
+from services.common.model import StartProgress, StartReport, Tokenized
 from services.common.placement import Route
 from services.router.job import Job
 
@@ -68,6 +68,34 @@ class Usage(Protocol):
         """Tokens produced."""
 
 
+class TokenLogprob(Protocol):
+    """One token and how likely it was."""
+
+    @property
+    def token_id(self) -> int:
+        """The token."""
+
+    @property
+    def logprob(self) -> float:
+        """The natural logarithm of its probability."""
+
+    @property
+    def piece(self) -> bytes:
+        """Its bytes, which need not be whole characters."""
+
+
+class TokenLogprobs(Protocol):
+    """How likely a token was that was chosen, and the most likely ones."""
+
+    @property
+    def chosen(self) -> TokenLogprob:
+        """The token that was chosen."""
+
+    @property
+    def top(self) -> Sequence[TokenLogprob]:
+        """The most likely tokens, most likely first."""
+
+
 class TokenChunk(Protocol):
     """The part of a worker's chunk that the router looks at; all of it goes on as it came."""
 
@@ -90,6 +118,10 @@ class TokenChunk(Protocol):
     @property
     def usage(self) -> Usage:
         """The request's tokens; counted on the last chunk only."""
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        """How likely each of the tokens was, if that was asked for."""
 
 
 class TokenIds(Protocol):
@@ -153,6 +185,9 @@ class Workers(Protocol):
 
         Raises what the worker answered. A lost connection is UnavailableError.
         """
+
+    async def tokenize(self, route: Route, job: Job) -> Tokenized:
+        """Return the tokens of the job's prompt. Raises what the worker answered."""
 
     def prepare(self, route: Route) -> None:
         """Connect ahead of the first request. Never fails."""

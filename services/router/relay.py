@@ -8,10 +8,10 @@ tokens and all that it has delivered, by absolute index: what a continuation nee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from services.common.errors import (
     BriskError,
@@ -22,6 +22,7 @@ from services.common.errors import (
 )
 from services.common.log import get_logger
 from services.common.model import StartPhase, StartProgress, StartReport
+from services.common.placement import Route
 from services.router.dispatch import Dispatcher, Seat
 from services.router.job import Job
 from services.router.ports import TokenChunk, WorkerMessage, Workers
@@ -34,6 +35,7 @@ _LOST_RETRY_S: Final = 1.0
 _TRAILER_S_MAX: Final = 1.0  # how long a worker may take to end a stream after its last token
 
 RelayEvent: TypeAlias = StartProgress | StartReport | TokenChunk
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,36 @@ async def relay(
                     instance=seat.route.instance_id,
                     reason=error.reason,
                 )
+
+
+async def ask(
+    job: Job,
+    dispatcher: Dispatcher,
+    config: RelayConfig,
+    call: Callable[[Route], Awaitable[Answer]],
+) -> Answer:
+    """Return what `call` gets of an instance of the job's model; starts one if there is none.
+
+    The call must be safe to repeat: like `relay`, this moves on from instances that are lost.
+    Raises what scheduler or worker answered. The caller sees to the job's deadline.
+    """
+    turned_away = NOTHING_EXCLUDED
+    while True:
+        seat = dispatcher.visit(job.model, turned_away)
+        if seat is None:
+            async with aclosing(dispatcher.seat(job, turned_away)) as events:
+                async for event in events:
+                    if isinstance(event, Seat):
+                        seat = event
+        assert seat is not None  # noqa: S101 - `dispatcher.seat` ends with a seat or raises
+        with seat:
+            try:
+                return await call(seat.route)
+            except BriskError as error:
+                _note_loss(error, seat, dispatcher)
+                if not _may_move(error, Transcript(), len(turned_away), config):
+                    raise _told(error) from error
+                turned_away |= {seat.route.instance_id}
 
 
 async def _next(

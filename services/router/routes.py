@@ -89,6 +89,14 @@ class RouteTable:
             self._outstanding[best.instance_id] = best_key[0] + 1
         return best
 
+    def look(self, deployment: str, excluded: frozenset[str], now_s: float) -> Route | None:
+        """Return the instance that `take` would prefer, slots free or not, and take none."""
+        return min(
+            self._usable(deployment, excluded, now_s),
+            key=lambda route: (self.outstanding(route.instance_id), route.instance_id),
+            default=None,
+        )
+
     def give_back(self, instance_id: str) -> None:
         """Return a slot taken."""
         left = self._outstanding[instance_id] - 1

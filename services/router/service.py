@@ -15,15 +15,15 @@ from services.common.deadline import Deadline
 from services.common.log import bound_request_id
 from services.common.model import StartProgress, StartReport
 from services.common.prompt import Prompt
-from services.common.wire import (
+from services.common.sampling import Sampling
+from services.common.wire import progress_to_proto, report_to_proto
+from services.common.wire_sequence import (
     conversation_from_proto,
-    progress_to_proto,
     prompt_from_proto,
-    report_to_proto,
     sampling_from_proto,
 )
 from services.router.control import ControlForwarder
-from services.router.front import Front, generate
+from services.router.front import Front, generate, tokenize
 from services.router.job import Job, make_job
 from services.router.ports import TokenChunk
 
@@ -38,10 +38,10 @@ CONTROL_METHODS: Final = tuple(f"/{_CONTROL.full_name}/{m.name}" for m in _CONTR
 
 
 class InferenceServicer(inference_grpc.InferenceServiceServicer):
-    """Generate and Chat.
+    """Generate, Chat and Tokenize.
 
-    The methods write by themselves instead of yielding: the deadline spans the whole stream, a
-    client that does not read included, and a timeout must not span a yield (PEP 789).
+    The streaming methods write by themselves instead of yielding: the deadline spans the whole
+    stream, a client that does not read included, and a timeout must not span a yield (PEP 789).
     """
 
     def __init__(self, front: Front) -> None:
@@ -64,9 +64,31 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         """Continue a conversation."""
         await self._answer(
             request,
-            lambda: conversation_from_proto(request.messages),
+            lambda: conversation_from_proto(request.messages, request.tools),
             inference_pb2.ChatResponse,
             context,
+        )
+
+    async def Tokenize(  # noqa: N802 - the wire's name
+        self, request: inference_pb2.TokenizeRequest, context: Context
+    ) -> inference_pb2.TokenizeResponse:
+        """Turn a prompt into tokens."""
+
+        def parse() -> Job:
+            return make_job(
+                request_id=request.request_id or bound_request_id() or "",
+                model=request.model,
+                prompt=prompt_from_proto(request.prompt),
+                sampling=Sampling(),
+                deadline=Deadline.from_context(context, self._front.request_s_default),
+                want_progress=False,
+            )
+
+        tokenized = await tokenize(self._front, parse)
+        return inference_pb2.TokenizeResponse(
+            token_ids=tokenized.token_ids,
+            pieces=tokenized.pieces,
+            context_tokens_max=tokenized.context_tokens_max,
         )
 
     async def _answer(
@@ -80,6 +102,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
                 sampling=sampling_from_proto(request.sampling),
                 deadline=Deadline.from_context(context, self._front.request_s_default),
                 want_progress=request.want_progress,
+                choices=request.choices or 1,
             )
 
         await generate(self._front, parse, _GrpcSink(respond, context))
@@ -97,11 +120,11 @@ class _GrpcSink:
     async def progress(self, progress: StartProgress) -> None:
         await self._context.write(self._respond(progress=progress_to_proto(progress)))
 
-    async def chunk(self, chunk: TokenChunk, start: StartReport | None) -> None:
+    async def chunk(self, choice: int, chunk: TokenChunk, start: StartReport | None) -> None:
         # The chunk is the worker's own message, passed on as it was parsed.
         message = cast(model_pb2.TokenChunk, chunk)
         report = None if start is None else report_to_proto(start)
-        await self._context.write(self._respond(chunk=message, start=report))
+        await self._context.write(self._respond(chunk=message, start=report, choice_index=choice))
 
 
 def add_to_server(

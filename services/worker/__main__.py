@@ -38,6 +38,7 @@ from services.worker.service import SERVICE_NAME, WorkerServicer
 
 START_THREADS: Final = 4  # each load uses two at a time
 TEXT_THREADS: Final = 2
+GRAMMAR_THREADS: Final = 2
 ENGINE_END_S_MAX: Final = 10.0  # a step under way cannot be interrupted
 WATCH_SHARE: Final = 0.25  # of the longest step: how often to look
 CUT_OFF_SHARE: Final = 0.9  # of the drain; the rest lets the last answers leave
@@ -79,6 +80,7 @@ async def main(config: WorkerConfig) -> None:
             engines=engines,
             starter=make_starter(store, stack_executor(stack, START_THREADS, "start"), pool),
             text_executor=stack_executor(stack, TEXT_THREADS, "text"),
+            grammar_executor=stack_executor(stack, GRAMMAR_THREADS, "grammar"),
             waiting_max=config.waiting_max,
         )
         stack.push_async_callback(instances.close)

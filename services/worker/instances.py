@@ -22,7 +22,7 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.log import get_logger
-from services.common.model import ModelRef, StartProgress
+from services.common.model import ModelRef, StartProgress, Tokenized
 from services.common.prompt import Prompt
 from services.common.sampling import Sampling
 from services.worker import metrics
@@ -63,6 +63,7 @@ class Instances:
         engines: Mapping[str, Engine],
         starter: ModelStarter,
         text_executor: Executor,
+        grammar_executor: Executor,
         waiting_max: int,
     ) -> None:
         """`engines` has one for each device of the ledger."""
@@ -73,6 +74,7 @@ class Instances:
         self._engines = engines
         self._starter = starter
         self._text_executor = text_executor
+        self._grammar_executor = grammar_executor
         self._waiting_max = waiting_max
         self._fence = EpochFence()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -133,7 +135,12 @@ class Instances:
         await self._undo(resident)
 
     async def generate(
-        self, instance_id: str, request_id: str, prompt: Prompt, sampling: Sampling
+        self,
+        instance_id: str,
+        request_id: str,
+        prompt: Prompt,
+        sampling: Sampling,
+        delivered: tuple[int, ...] = (),
     ) -> AsyncGenerator[Produced]:
         """Yield the continuation of a prompt. See `Serving.generate`.
 
@@ -141,11 +148,22 @@ class Instances:
         """
         serving = self._ready(instance_id)
         stream = serving.generate(
-            request_id, prompt, sampling, refuse_if_gone=lambda: self._refuse_if_gone(instance_id)
+            request_id,
+            prompt,
+            sampling,
+            delivered=delivered,
+            refuse_if_gone=lambda: self._refuse_if_gone(instance_id),
         )
         async with aclosing(stream) as produced:
             async for each in produced:
                 yield each
+
+    async def tokenize(self, instance_id: str, prompt: Prompt) -> Tokenized:
+        """Return a prompt's tokens. Raises InvalidArgumentError.
+
+        Raises besides FailedPreconditionError (INSTANCE_GONE).
+        """
+        return await self._ready(instance_id).tokenize(prompt)
 
     async def drain(self, finish_within_s: float) -> None:
         """Take nothing new, give up loads, and let sequences run for `finish_within_s`."""
@@ -218,6 +236,7 @@ class Instances:
             limits=started.limits,
             eos_token_ids=started.eos_token_ids,
             executor=self._text_executor,
+            grammar_executor=self._grammar_executor,
         )
         resident.loaded = started.loaded
         resident.serial_reason = started.serial_reason

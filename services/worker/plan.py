@@ -42,15 +42,20 @@ class Plan:
     kv_bytes: int
 
 
-def plan_sequence(prompt: tuple[int, ...], sampling: Sampling, limits: TokenLimits) -> Plan:
-    """Return the plan for continuing `prompt`.
+def plan_sequence(
+    prompt: tuple[int, ...],
+    sampling: Sampling,
+    limits: TokenLimits,
+    delivered: tuple[int, ...] = (),
+) -> Plan:
+    """Return the plan for continuing `prompt`, whose answer may begin with `delivered`.
 
     Raises InvalidArgumentError, with limit and given value: an empty prompt, a token outside the
     vocabulary, a prompt that fills the context (PROMPT_TOO_LONG).
     """
     if not prompt:
         raise InvalidArgumentError("prompt must have at least 1 token. Given: 0")
-    if (largest := max(prompt)) >= limits.vocabulary:
+    if (largest := max(prompt + delivered)) >= limits.vocabulary:
         raise InvalidArgumentError(
             f"each token id must be below {limits.vocabulary}. Given: {largest}"
         )

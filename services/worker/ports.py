@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from services.common.constraint import Constraint
 from services.common.errors import BriskError
 from services.common.model import ModelInfo, ModelRef, StartProgress, StartReport, Tier
 from services.common.placement import WorkerState
 from services.common.prompt import Prompt
-from services.common.sampling import Sampling
+from services.worker.adjustments import Adjustment
 from services.worker.plan import TokenLimits
-from services.worker.sampler import Logits
+from services.worker.sampler import Logits, Sampler
 from services.worker.text import Continuation, Decoded
 
 
@@ -86,10 +87,10 @@ class Job:
     ticket: str  # unique on this worker
     request_id: str
     instance_id: str
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...]  # what to begin behind, tokens already delivered included
     tokens_max: int  # of prompt and continuation together
-    sampling: Sampling  # with a seed unless greedy
-    continuation: Continuation  # the device's thread owns it from `add` on
+    sampler: Sampler  # these two belong to the device's thread from `add` on
+    continuation: Continuation
     sink: TokenSink
 
 
@@ -118,11 +119,22 @@ class TextCodec(Protocol):
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return a prompt's token ids. Blocks for up to a second on a long text.
 
-        Raises InvalidArgumentError: NO_CHAT_TEMPLATE, TEMPLATE_FAILED.
+        Raises InvalidArgumentError: NO_CHAT_TEMPLATE, NO_TOOLS, TEMPLATE_FAILED.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some tokens, special ones left out."""
+
+    def piece(self, token_id: int) -> bytes:
+        """Return a token's bytes, which need not be whole characters; a special token's name."""
+
+    def constrain(
+        self, constraint: Constraint, *, vocabulary: int, eos_token_ids: frozenset[int]
+    ) -> Adjustment:
+        """Return what keeps a sequence to `constraint`. Blocks for a second at the worst.
+
+        Raises InvalidArgumentError (INVALID_CONSTRAINT).
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from services.common.errors import BriskError, InternalError, Reason, ResourceEx
 from services.common.log import get_logger
 from services.worker import metrics
 from services.worker.ports import Decoder, Job, Share, Strand
-from services.worker.sampler import Logits, choose
+from services.worker.sampler import Logits
 from services.worker.text import Decoded
 
 log = get_logger(__name__)
@@ -77,9 +77,9 @@ class Member:
 
     def take(self, logits: Logits) -> Decoded:
         """Choose the next token."""
-        token_id = choose(logits, self.job.sampling, len(self.tokens))
-        self.tokens.append(token_id)
-        return self.job.continuation.accept(token_id)
+        choice = self.job.sampler.choose(logits, len(self.tokens))
+        self.tokens.append(choice.token_id)
+        return self.job.continuation.accept(choice)
 
     def leave(self, *, is_sound: bool) -> None:
         """Free its place."""

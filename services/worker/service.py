@@ -11,10 +11,11 @@ from brisk.common.v1 import model_pb2
 from brisk.worker.v1 import worker_service_pb2 as pb2
 from brisk.worker.v1 import worker_service_pb2_grpc as pb2_grpc
 
-from services.common import wire
+from services.common import wire, wire_sequence
 from services.common.errors import InvalidArgumentError
 from services.common.log import bind_request_id, bound_request_id
 from services.common.names import new_request_id, parse_id, parse_model_name, parse_request_id
+from services.common.prompt import TokensPrompt
 from services.worker.instances import Instances
 from services.worker.ports import Loaded, LoadOrder
 from services.worker.reports import StateSource
@@ -78,11 +79,15 @@ class WorkerServicer(pb2_grpc.WorkerServiceServicer):
         """Continue a prompt."""
         if request.request_id:
             bind_request_id(parse_request_id(request.request_id))
+        prompt = wire_sequence.prompt_from_proto(request.prompt)
+        if request.delivered.ids and not isinstance(prompt, TokensPrompt):
+            raise InvalidArgumentError("delivered tokens must follow a prompt of tokens")
         stream = self._instances.generate(
             parse_id(request.instance_id, what="instance id"),
             bound_request_id() or new_request_id(),
-            wire.prompt_from_proto(request.prompt),
-            wire.sampling_from_proto(request.sampling),
+            prompt,
+            wire_sequence.sampling_from_proto(request.sampling),
+            tuple(request.delivered.ids),
         )
         async with aclosing(stream) as produced:
             async for each in produced:
@@ -90,8 +95,26 @@ class WorkerServicer(pb2_grpc.WorkerServiceServicer):
                     model_pb2.TokenIds(ids=each.prompt_tokens) if each.prompt_tokens else None
                 )
                 yield pb2.GenerateResponse(
-                    chunk=wire.chunk_to_proto(each.chunk), prompt_tokens=prompt_tokens
+                    chunk=wire_sequence.chunk_to_proto(each.chunk), prompt_tokens=prompt_tokens
                 )
+
+    async def Tokenize(  # noqa: N802
+        self,
+        request: pb2.TokenizeRequest,
+        context: grpc.aio.ServicerContext[pb2.TokenizeRequest, pb2.TokenizeResponse],  # noqa: ARG002
+    ) -> pb2.TokenizeResponse:
+        """Turn a prompt into tokens."""
+        if request.request_id:
+            bind_request_id(parse_request_id(request.request_id))
+        tokenized = await self._instances.tokenize(
+            parse_id(request.instance_id, what="instance id"),
+            wire_sequence.prompt_from_proto(request.prompt),
+        )
+        return pb2.TokenizeResponse(
+            token_ids=tokenized.token_ids,
+            pieces=tokenized.pieces,
+            context_tokens_max=tokenized.context_tokens_max,
+        )
 
     async def Describe(  # noqa: N802
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-import secrets
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -13,17 +12,17 @@ from typing import Final
 
 from services.common.clock import monotonic_s
 from services.common.errors import InternalError, InvalidArgumentError, Reason
-from services.common.model import TokenChunk, Usage
+from services.common.model import TokenChunk, Tokenized, Usage
 from services.common.prompt import Prompt, TokensPrompt
 from services.common.sampling import Sampling
 from services.worker import metrics
-from services.worker.plan import Plan, TokenLimits, plan_sequence
+from services.worker.follower import Followers
+from services.worker.plan import TokenLimits, plan_sequence
 from services.worker.ports import Job, TextCodec
 from services.worker.sequences import Sequences
 from services.worker.stream import TokenStream
-from services.worker.text import Continuation, Decoded, Detokenizer
+from services.worker.text import Decoded
 
-_SEED_BITS: Final = 64
 _numbers: Final = itertools.count()  # makes tickets unique: request ids come from outside
 
 
@@ -47,13 +46,20 @@ class Serving:
         limits: TokenLimits,
         eos_token_ids: frozenset[int],
         executor: Executor,
+        grammar_executor: Executor,
     ) -> None:
         self.sequences = sequences
         self._instance_id = instance_id
         self._codec = codec
         self._limits = limits
-        self._eos_token_ids = eos_token_ids
         self._executor = executor
+        self._followers = Followers(
+            codec=codec,
+            limits=limits,
+            eos_token_ids=eos_token_ids,
+            executor=executor,
+            grammar_executor=grammar_executor,
+        )
 
     async def generate(
         self,
@@ -61,9 +67,13 @@ class Serving:
         prompt: Prompt,
         sampling: Sampling,
         *,
+        delivered: tuple[int, ...] = (),
         refuse_if_gone: Callable[[], None],
     ) -> AsyncGenerator[Produced]:
         """Yield the continuation of `prompt`; the last chunk has finish reason and usage.
+
+        With `delivered`, the first tokens of the answer, it goes on behind those, with the
+        index that follows: as if it had produced them.
 
         `refuse_if_gone` is called once the prompt is tokenized, just before the sequence is
         opened. Closing the generator frees the sequence within one decode step.
@@ -74,25 +84,28 @@ class Serving:
         arrived_at_s = monotonic_s()
         self.sequences.refuse_if_full()
         prompt_ids = await self._encode(prompt)
-        plan = plan_sequence(prompt_ids, sampling, self._limits)
+        plan = plan_sequence(prompt_ids, sampling, self._limits, delivered)
+        follower = await self._followers.make(prompt_ids, delivered, sampling, plan)
         refuse_if_gone()
         ticket = f"{request_id}:{next(_numbers)}"
         stream = self.sequences.open(
             ticket,
             plan.kv_bytes,
-            lambda sink: self._job(
-                sink,
+            lambda sink: Job(
                 ticket=ticket,
                 request_id=request_id,
-                prompt_ids=prompt_ids,
-                sampling=sampling,
-                plan=plan,
+                instance_id=self._instance_id,
+                prompt=prompt_ids + delivered,
+                tokens_max=len(prompt_ids) + plan.max_tokens,
+                sampler=follower.sampler,
+                continuation=follower.continuation,
+                sink=sink,
             ),
         )
         outcome = "cancelled"
         try:
             shown = prompt_ids
-            async for chunk in _chunks(stream, len(prompt_ids), arrived_at_s):
+            async for chunk in _chunks(stream, len(prompt_ids), len(delivered), arrived_at_s):
                 if chunk.finish_reason is not None:
                     outcome = chunk.finish_reason.value
                 yield Produced(chunk=chunk, prompt_tokens=shown)
@@ -103,6 +116,21 @@ class Serving:
         finally:
             metrics.SEQUENCES.labels(outcome).inc()
             self.sequences.close(ticket)
+
+    async def tokenize(self, prompt: Prompt) -> Tokenized:
+        """Return the prompt's tokens. Raises InvalidArgumentError."""
+        token_ids = await self._encode(prompt)
+        codec = self._codec
+        pieces: tuple[bytes, ...] = ()
+        if codec is not None:
+            pieces = await asyncio.get_running_loop().run_in_executor(
+                self._executor, lambda: tuple(map(codec.piece, token_ids))
+            )
+        return Tokenized(
+            token_ids=token_ids,
+            pieces=pieces,
+            context_tokens_max=self._limits.context_tokens_max,
+        )
 
     async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, TokensPrompt):
@@ -117,49 +145,19 @@ class Serving:
             self._executor, context.run, codec.encode, prompt
         )
 
-    def _job(
-        self,
-        sink: TokenStream,
-        *,
-        ticket: str,
-        request_id: str,
-        prompt_ids: tuple[int, ...],
-        sampling: Sampling,
-        plan: Plan,
-    ) -> Job:
-        if sampling.seed is None:
-            sampling = sampling.with_seed(secrets.randbits(_SEED_BITS))
-        codec = self._codec
-        stops = frozenset(sampling.stop_token_ids)
-        return Job(
-            ticket=ticket,
-            request_id=request_id,
-            instance_id=self._instance_id,
-            prompt=prompt_ids,
-            tokens_max=len(prompt_ids) + plan.max_tokens,
-            sampling=sampling,
-            continuation=Continuation(
-                detokenizer=Detokenizer(codec.decode, prompt_ids) if codec else None,
-                max_tokens=plan.max_tokens,
-                stop=sampling.stop,
-                stop_token_ids=stops if sampling.ignore_eos else stops | self._eos_token_ids,
-            ),
-            sink=sink,
-        )
-
 
 async def _chunks(
-    stream: TokenStream, prompt_tokens: int, arrived_at_s: float
+    stream: TokenStream, prompt_tokens: int, first_index: int, arrived_at_s: float
 ) -> AsyncGenerator[TokenChunk]:
     """Yield the stream's tokens, all that have come at a time, until one has a finish reason."""
-    index = 0
+    index = first_index
     before_s = arrived_at_s
     while True:
         tokens = await stream.take()
         if not tokens:
             raise InternalError("the sequence ended early", reason=Reason.ENGINE_FAILED)
         now_s = monotonic_s()
-        _observe(len(tokens), is_first=index == 0, elapsed_s=now_s - before_s)
+        _observe(len(tokens), is_first=index == first_index, elapsed_s=now_s - before_s)
         before_s = now_s
         yield _chunk(tokens, index, prompt_tokens)
         index += len(tokens)
@@ -179,6 +177,7 @@ def _chunk(tokens: tuple[Decoded, ...], first_index: int, prompt_tokens: int) ->
         text="".join(token.text for token in tokens),
         finish_reason=finish_reason,
         usage=usage,
+        logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None),
     )
 
 

@@ -10,9 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from services.common.model import FinishReason
+from services.common.errors import InvalidArgumentError
+from services.common.model import FinishReason, TokenLogprob, TokenLogprobs
+from services.worker.sampler import Choice
 
 Decode: TypeAlias = Callable[[Sequence[int]], str]
+Spell: TypeAlias = Callable[[int], bytes]
 
 _REPLACEMENT: Final = "\ufffd"  # what decoders put for bytes that are no character (yet)
 _CONTEXT_TOKENS: Final = 4  # decoders treat the first token of a text differently: keep some before
@@ -20,18 +23,18 @@ _CHARACTER_TOKENS_MAX: Final = 4  # a character has at most 4 bytes, a token at 
 
 
 class Detokenizer:
-    """Turns a growing row of tokens into text."""
+    """Turns a growing row of tokens into text.
+
+    They are decoded together with a few tokens before them, from the beginning of a character on:
+    SentencePiece's byte fallback gives up on a whole run of bytes with half a character in it.
+    """
 
     def __init__(self, decode: Decode, prompt: Sequence[int]) -> None:
         self._decode = decode
-        self._ids = list(prompt[-(_CONTEXT_TOKENS + _CHARACTER_TOKENS_MAX) :])
+        self._ids = list(prompt[-(_CONTEXT_TOKENS + 2 * _CHARACTER_TOKENS_MAX) :])
         self._certain = len(self._ids)
-        # A prompt of tokens may end inside a character (a sequence continued elsewhere does so
-        # now and then). Whoever decoded it held that character back: it is ours to hand on.
-        for end in range(len(self._ids), len(self._ids) - _CHARACTER_TOKENS_MAX, -1):
-            if end >= 0 and not decode(self._ids[:end]).endswith(_REPLACEMENT):
-                self._certain = end
-                break
+        self._align(is_cut=len(self._ids) < len(prompt))
+        self._starts = [0]  # where characters begin that are certain
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that became certain."""
@@ -44,11 +47,40 @@ class Detokenizer:
             # Too long for one character: all but the last bytes are broken for good.
             end -= _CHARACTER_TOKENS_MAX - 1
             text = self._decode(self._ids[:end])
-        text = text[len(self._decode(self._ids[: self._certain])) :]
-        dropped = max(0, self._certain - _CONTEXT_TOKENS)
-        del self._ids[:dropped]
-        self._certain = end - dropped
+        before = self._decode(self._ids[: self._certain])
+        if text.startswith(before):
+            text = text[len(before) :]
+        else:  # broken bytes took back the characters before them
+            text = self._decode(self._ids[self._certain : end])
+        self._move_on(end)
         return text
+
+    def _move_on(self, certain: int) -> None:
+        """Note up to where the text is certain, and forget tokens far before that."""
+        self._starts.append(self._certain)
+        self._certain = certain
+        early = [start for start in self._starts if start <= certain - _CONTEXT_TOKENS]
+        if early:
+            dropped = early[-1]
+            del self._ids[:dropped]
+            self._certain -= dropped
+            self._starts = [start - dropped for start in self._starts if start >= dropped]
+
+    def _align(self, *, is_cut: bool) -> None:
+        """Drop half a character at the beginning, and find the one that the prompt ends within.
+
+        A prompt of tokens may end inside a character (a sequence continued elsewhere does so now
+        and then). Whoever decoded it held that character back: it is ours to hand on.
+        """
+        size = len(self._ids)
+        for end in range(size, max(-1, size - _CHARACTER_TOKENS_MAX), -1):
+            for start in range(min(_CHARACTER_TOKENS_MAX, end + 1) if is_cut else 1):
+                text = self._decode(self._ids[start:end])
+                is_torn = is_cut and text.startswith(_REPLACEMENT)
+                if not is_torn and not text.endswith(_REPLACEMENT):
+                    del self._ids[:start]
+                    self._certain = end - start
+                    return
 
 
 class StopTexts:
@@ -94,6 +126,7 @@ class Decoded:
     token_id: int
     text: str
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 class Continuation:
@@ -104,23 +137,57 @@ class Continuation:
         *,
         detokenizer: Detokenizer | None,
         max_tokens: int,
+        min_tokens: int = 0,
         stop: Collection[str] = (),
         stop_token_ids: Collection[int] = (),
+        spell: Spell | None = None,
+        delivered: Sequence[int] = (),
     ) -> None:
-        self._detokenizer = detokenizer  # None: the model has no tokenizer, the text stays empty
+        """`detokenizer` and `spell` are None where the model has no tokenizer: no text then.
+
+        `delivered` are tokens of the answer that are out already; what is held back of their text
+        comes with the next ones. Raises InvalidArgumentError if the answer ended with them.
+        """
+        self._detokenizer = detokenizer
         self._stop_texts = StopTexts(stop)
         self._stop_token_ids = frozenset(stop_token_ids)
+        self._spell = spell
         self._left = max_tokens
+        self._held_open = min_tokens
+        for token_id in delivered:
+            if self._follow(token_id).finish_reason is not None:
+                raise InvalidArgumentError("the answer ends within the tokens delivered")
 
-    def accept(self, token_id: int) -> Decoded:
+    def accept(self, choice: Choice) -> Decoded:
         """Take the next token. Not to be called after it returned a finish reason."""
+        decoded = self._follow(choice.token_id)
+        if choice.logprob is None:
+            return decoded
+        return Decoded(
+            decoded.token_id, decoded.text, decoded.finish_reason, self._logprobs(choice)
+        )
+
+    def _follow(self, token_id: int) -> Decoded:
         self._left -= 1
-        if token_id in self._stop_token_ids:
+        self._held_open -= 1
+        may_stop = self._held_open < 0
+        if may_stop and token_id in self._stop_token_ids:
             return Decoded(token_id, self._stop_texts.flush(), FinishReason.STOP)
-        pushed = self._detokenizer.push(token_id) if self._detokenizer else ""
-        text, is_stopped = self._stop_texts.push(pushed)
-        if is_stopped:
-            return Decoded(token_id, text, FinishReason.STOP)
+        text = self._detokenizer.push(token_id) if self._detokenizer else ""
+        if may_stop:
+            text, is_stopped = self._stop_texts.push(text)
+            if is_stopped:
+                return Decoded(token_id, text, FinishReason.STOP)
         if self._left <= 0:
             return Decoded(token_id, text + self._stop_texts.flush(), FinishReason.LENGTH)
         return Decoded(token_id, text, None)
+
+    def _logprobs(self, choice: Choice) -> TokenLogprobs:
+        def one(token_id: int, logprob: float) -> TokenLogprob:
+            piece = self._spell(token_id) if self._spell else b""
+            return TokenLogprob(token_id=token_id, logprob=logprob, piece=piece)
+
+        return TokenLogprobs(
+            chosen=one(choice.token_id, choice.logprob or 0.0),
+            top=tuple(one(token_id, logprob) for token_id, logprob in choice.top),
+        )

@@ -83,6 +83,13 @@ class TinyServicer(pb2_grpc.WorkerServiceServicer):
         state = placement_pb2.WorkerState(worker_id="tiny-1", node_id=self._config.node_id)
         return pb2.DescribeResponse(state=state)
 
+    async def Tokenize(  # noqa: N802
+        self,
+        request: pb2.TokenizeRequest,
+        context: grpc.aio.ServicerContext[pb2.TokenizeRequest, pb2.TokenizeResponse],
+    ) -> pb2.TokenizeResponse:
+        raise NotFoundError("it has no tokenizer", reason=Reason.MODEL_NOT_FOUND)
+
     async def Check(  # noqa: N802
         self,
         request: pb2.CheckRequest,

@@ -200,6 +200,11 @@ class FakeWorkerServer(pb2_grpc.WorkerServiceServicer):
         raise FailedPreconditionError("it decodes nothing", reason=Reason.INSTANCE_GONE)
         yield pb2.GenerateResponse()
 
+    async def Tokenize(  # noqa: N802
+        self, request: pb2.TokenizeRequest, context: Context
+    ) -> pb2.TokenizeResponse:
+        raise FailedPreconditionError("it has no tokenizer", reason=Reason.INSTANCE_GONE)
+
     async def Describe(  # noqa: N802
         self, request: pb2.DescribeRequest, context: Context
     ) -> pb2.DescribeResponse:

@@ -17,6 +17,7 @@ from services.common.errors import (
     Reason,
     UnavailableError,
 )
+from services.common.model import Tokenized
 from services.common.placement import Route
 from services.common.prompt import Prompt, TextPrompt, TokensPrompt
 from services.router.job import Job
@@ -53,6 +54,23 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Likelihood:
+    """Has what `TokenLogprob` of the wire has."""
+
+    token_id: int
+    logprob: float
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likely:
+    """Has what `TokenLogprobs` of the wire has."""
+
+    chosen: Likelihood
+    top: tuple[Likelihood, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """Has what `TokenChunk` of the wire has."""
 
@@ -61,6 +79,7 @@ class Chunk:
     text: str = ""
     finish_reason: int = 0
     usage: Counts = Counts()
+    logprobs: tuple[Likely, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +180,13 @@ class FakeWorkers:
                 ),
             )
         return worker.generate(job)
+
+    async def tokenize(self, route: Route, job: Job) -> Tokenized:
+        if route.instance_id not in self.by_name:
+            raise FailedPreconditionError("gone", reason=Reason.INSTANCE_GONE)
+        token_ids = tokenize(job.prompt)
+        pieces = tuple(bytes([each]) for each in token_ids)
+        return Tokenized(token_ids=token_ids, pieces=pieces, context_tokens_max=64)
 
     def prepare(self, route: Route) -> None:
         self.prepared.append(route.worker_address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -16,15 +16,15 @@ from brisk_client.connection import Connection
 from brisk_client.endpoint import resolve_endpoint
 from brisk_client.errors import StreamBrokenError
 from brisk_client.explanation import Explanation
-from brisk_client.requests import SamplingOptions, ScaleOptions
+from brisk_client.requests import Message, SamplingOptions, ScaleOptions, Tool
 from brisk_client.results import (
-    ChatMessage,
     ClusterView,
     Deployment,
     DeploymentDetail,
     ImportProgress,
     Instance,
     ModelInfo,
+    Tokenized,
 )
 from brisk_client.stream import AsyncStream, EventCall, ProgressCallback
 
@@ -96,25 +96,31 @@ class AsyncClient:
             stub = InferenceServiceStub(self._connection.open())
             return stub.Generate(request, timeout=remaining_s, metadata=channel.metadata(chosen_id))
 
-        return self._stream(start, chosen_id, timeout_s, on_progress)
+        return self._stream(start, chosen_id, timeout_s, on_progress, request.choices)
 
     def chat(
         self,
         model: str,
-        messages: Sequence[ChatMessage | Mapping[str, str]],
+        messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] = (),
         request_id: str | None = None,
         timeout_s: float | None = None,
         want_progress: bool = False,
         on_progress: ProgressCallback | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> AsyncStream:
-        """Return the next turn of a conversation as a stream; see `generate`."""
+        """Return the next turn of a conversation as a stream; see `generate`.
+
+        The chat template shows `tools`, objects of OpenAI's form, to the model; what it calls
+        comes as it writes it, as text.
+        """
         chosen_id = channel.parse_request_id(request_id or channel.new_request_id())
         request = requests.chat(
             model,
             messages,
             sampling,
+            tools=tools,
             request_id=chosen_id,
             want_progress=want_progress or on_progress is not None,
         )
@@ -123,7 +129,24 @@ class AsyncClient:
             stub = InferenceServiceStub(self._connection.open())
             return stub.Chat(request, timeout=remaining_s, metadata=channel.metadata(chosen_id))
 
-        return self._stream(start, chosen_id, timeout_s, on_progress)
+        return self._stream(start, chosen_id, timeout_s, on_progress, request.choices)
+
+    async def tokenize(
+        self,
+        model: str,
+        prompt: str | Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        timeout_s: float | None = None,
+    ) -> Tokenized:
+        """Return what a model makes of a text or a conversation, starting it if it is at zero."""
+        request = requests.tokenize(model, prompt, tools)
+        reply = await self._connection.unary(
+            lambda opened: InferenceServiceStub(opened).Tokenize,
+            request,
+            timeout_s=self._connection.deadline_s(timeout_s, GENERATE_TIMEOUT_S),
+        )
+        return replies.tokenized(reply)
 
     async def import_model(
         self,
@@ -267,12 +290,14 @@ class AsyncClient:
         request_id: str,
         timeout_s: float | None,
         on_progress: ProgressCallback | None,
+        choices: int,
     ) -> AsyncStream:
         return AsyncStream(
             start,
             self._connection,
             timeout_s=self._connection.deadline_s(timeout_s, GENERATE_TIMEOUT_S),
             request_id=request_id,
+            choices=choices,
             on_progress=on_progress,
         )
 

@@ -7,6 +7,7 @@ from datetime import UTC
 
 from brisk.common.v1 import model_pb2, placement_pb2
 from brisk.control.v1 import control_service_pb2 as control_pb2
+from brisk.inference.v1 import inference_service_pb2 as inference_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from brisk_client.explanation import (
@@ -35,6 +36,9 @@ from brisk_client.results import (
     Progress,
     StartReport,
     Tier,
+    Tokenized,
+    TokenLogprob,
+    TokenLogprobs,
     Usage,
     Worker,
 )
@@ -77,8 +81,8 @@ def seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def chunk(message: model_pb2.TokenChunk) -> Chunk:
-    """Return the tokens of one message."""
+def chunk(message: model_pb2.TokenChunk, choice: int = 0) -> Chunk:
+    """Return the tokens of one message, which belong to the answer `choice`."""
     usage = None
     if message.HasField("usage"):
         usage = Usage(
@@ -91,7 +95,25 @@ def chunk(message: model_pb2.TokenChunk) -> Chunk:
         text=message.text,
         finish_reason=_FINISH_REASONS.get(message.finish_reason),
         usage=usage,
+        choice=choice,
+        logprobs=tuple(
+            TokenLogprobs(chosen=_logprob(each.chosen), top=tuple(map(_logprob, each.top)))
+            for each in message.logprobs
+        ),
     )
+
+
+def tokenized(message: inference_pb2.TokenizeResponse) -> Tokenized:
+    """Return what a model made of a prompt."""
+    return Tokenized(
+        token_ids=tuple(message.token_ids),
+        pieces=tuple(message.pieces),
+        context_tokens_max=message.context_tokens_max,
+    )
+
+
+def _logprob(message: model_pb2.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(token_id=message.token_id, logprob=message.logprob, piece=message.piece)
 
 
 def progress(message: model_pb2.StartProgress) -> Progress:

@@ -6,13 +6,14 @@ negative token id, half a surrogate pair) is refused here with the same error th
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 from brisk.common.v1 import model_pb2
 from brisk.control.v1 import control_service_pb2 as control_pb2
@@ -26,8 +27,17 @@ FOREVER_S = math.inf
 _NANOS_PER_S = 1_000_000_000
 _KEEP_ALIVE_S_MAX = 10 * 365 * 86_400.0
 _UINT32_MAX = 2**32 - 1
-_WIRE_MAX = {"top_k": _UINT32_MAX, "seed": 2**64 - 1}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_WIRE_MAX = {
+    "top_k": _UINT32_MAX,
+    "seed": 2**64 - 1,
+    "min_tokens": _UINT32_MAX,
+    "top_logprobs": _UINT32_MAX,
+}
+Tool: TypeAlias = Mapping[str, object]
+Message: TypeAlias = ChatMessage | Mapping[str, object]
+_MESSAGE_KEYS = ChatMessage.__dataclass_fields__.keys()
+_CONSTRAINTS = ("json_schema", "regex", "grammar")
 _INVALID_SAMPLING, _INVALID_SPEC = "INVALID_SAMPLING", "INVALID_SPEC"
 
 
@@ -37,11 +47,22 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float  # 0..10; 0 takes the most likely token; default 1
     top_p: float  # (0, 1]; default 1
     top_k: int  # 0 or left out: all
+    min_p: float  # [0, 1), as a share of the most likely token's probability; default 0
+    presence_penalty: float  # -2..2, for tokens that the answer has; default 0
+    frequency_penalty: float  # -2..2, for each time that it has them; default 0
+    repetition_penalty: float  # (0, 10], a factor for tokens of prompt and answer; default 1
+    logit_bias: Mapping[int, float]  # -100..100 for up to 1,024 token ids
     seed: int  # left out: the router draws one
     max_tokens: int  # at least 1; default 256
+    min_tokens: int  # before these, nothing but max_tokens ends the answer; default 0
     stop: str | Sequence[str]  # texts that end the answer and are not part of it
     stop_token_ids: Sequence[int]
     ignore_eos: bool
+    top_logprobs: int  # 0..20 likely tokens to tell with each one; left out: no logprobs
+    json_schema: str | Mapping[str, object]  # the answer is JSON that is valid against it
+    regex: str  # the answer is a full match
+    grammar: str  # the answer is a sentence of this grammar, in Lark's EBNF or GBNF
+    choices: int  # 1..16 answers side by side, each with a seed of its own; default 1
 
 
 class ScaleOptions(TypedDict, total=False):
@@ -80,7 +101,7 @@ def sampling(options: SamplingOptions) -> model_pb2.SamplingParams:
         raise TypeError(f"unknown option {unknown[0]!r}; {hint}sampling options: {known}")
     params = model_pb2.SamplingParams()
     for name, value in options.items():
-        if value is None:
+        if value is None or name == "choices":
             continue
         with _refusing(name, _INVALID_SAMPLING):
             if name in _WIRE_MAX:
@@ -88,19 +109,38 @@ def sampling(options: SamplingOptions) -> model_pb2.SamplingParams:
             if name == "stop":
                 params.stop.extend([value] if isinstance(value, str) else value)  # type: ignore[arg-type]
             elif name == "stop_token_ids":
-                token_ids = list(value)  # type: ignore[call-overload]
-                for token_id in token_ids:
-                    _check_limits(
-                        "each of stop_token_ids",
-                        token_id,
-                        _UINT32_MAX,
-                        least=0,
-                        reason=_INVALID_SAMPLING,
-                    )
-                params.stop_token_ids.extend(token_ids)
+                params.stop_token_ids.extend(_token_ids(name, value))  # type: ignore[arg-type]
+            elif name == "logit_bias":
+                biases = dict(value)  # type: ignore[call-overload]
+                for token_id in _token_ids(name, biases):
+                    params.logit_bias.add(token_id=token_id, bias=biases[token_id])
+            elif name in _CONSTRAINTS:
+                if params.HasField("constraint"):
+                    raise ValueError("give one of " + ", ".join(_CONSTRAINTS))
+                text = value if isinstance(value, str) else json.dumps(value)
+                setattr(params.constraint, name, text)
             else:
                 setattr(params, name, value)
     return params
+
+
+def _token_ids(name: str, given: Iterable[int]) -> list[int]:
+    """Return the ids as a list, each one checked to fit the wire."""
+    token_ids = list(given)
+    for token_id in token_ids:
+        _check_limits(f"each of {name}", token_id, _UINT32_MAX, least=0, reason=_INVALID_SAMPLING)
+    return token_ids
+
+
+def _choices(options: SamplingOptions) -> int:
+    """Return how many answers to ask for. 0 would be taken for unset, so it is refused here."""
+    choices = options.get("choices")
+    if choices is None:
+        return 1
+    if choices == 0:
+        raise InvalidRequestError("choices must be at least 1. Given: 0", reason=_INVALID_SAMPLING)
+    _check_limits("choices", choices, _UINT32_MAX, least=1, reason=_INVALID_SAMPLING)
+    return choices
 
 
 def prompt(value: str | Sequence[int]) -> model_pb2.Prompt:
@@ -121,6 +161,7 @@ def generate(
 ) -> inference_pb2.GenerateRequest:
     """Return the request for a continuation."""
     asked, chosen = prompt(prompt_value), sampling(options)
+    choices = _choices(options)
     with _refusing("model"):
         return inference_pb2.GenerateRequest(
             request_id=request_id,
@@ -128,40 +169,75 @@ def generate(
             prompt=asked,
             sampling=chosen,
             want_progress=want_progress,
+            choices=choices,
         )
 
 
 def chat(
     model: str,
-    messages: Sequence[ChatMessage | Mapping[str, str]],
+    messages: Sequence[Message],
     options: SamplingOptions,
     *,
+    tools: Sequence[Tool] = (),
     request_id: str,
     want_progress: bool,
 ) -> inference_pb2.ChatRequest:
     """Return the request for the next turn of a conversation."""
     turns = [_chat_message(message) for message in messages]
+    shown = _objects("tools", tools)
     chosen = sampling(options)
+    choices = _choices(options)
     with _refusing("model"):
         return inference_pb2.ChatRequest(
             request_id=request_id,
             model=model,
             messages=turns,
+            tools=shown,
             sampling=chosen,
             want_progress=want_progress,
+            choices=choices,
         )
 
 
-def _chat_message(message: ChatMessage | Mapping[str, str]) -> model_pb2.ChatMessage:
-    with _refusing("messages"):
-        if isinstance(message, ChatMessage):
-            return model_pb2.ChatMessage(role=message.role, content=message.content)
-        if message.keys() != {"role", "content"}:
-            given = ", ".join(sorted(map(str, message.keys())))
+def tokenize(
+    model: str, prompt_value: str | Sequence[Message], tools: Sequence[Tool]
+) -> inference_pb2.TokenizeRequest:
+    """Return the request for the tokens of a text or a conversation."""
+    if isinstance(prompt_value, str):
+        asked = prompt(prompt_value)
+    else:
+        turns = [_chat_message(message) for message in prompt_value]
+        conversation = model_pb2.Conversation(messages=turns, tools=_objects("tools", tools))
+        asked = model_pb2.Prompt(conversation=conversation)
+    with _refusing("model"):
+        return inference_pb2.TokenizeRequest(model=model, prompt=asked)
+
+
+def _chat_message(message: Message) -> model_pb2.ChatMessage:
+    if not isinstance(message, ChatMessage):
+        parts = dict(message)
+        if not {"role", "content"} <= parts.keys() <= _MESSAGE_KEYS:
+            given = ", ".join(sorted(map(str, parts)))
             raise InvalidRequestError(
-                f"messages: a message has exactly the keys role and content; given: {given}"
+                "messages: a message has a role and a content, and may have a name, a "
+                f"tool_call_id and tool_calls; given: {given}"
             )
-        return model_pb2.ChatMessage(role=message["role"], content=message["content"])
+        with _refusing("messages"):
+            message = ChatMessage(**parts)  # type: ignore[arg-type]  # protobuf checks it below
+    with _refusing("messages"):
+        return model_pb2.ChatMessage(
+            role=message.role,
+            content=message.content,
+            name=message.name,
+            tool_call_id=message.tool_call_id,
+            tool_calls=_objects("tool_calls", message.tool_calls),
+        )
+
+
+def _objects(what: str, given: Iterable[Tool]) -> list[str]:
+    """Return each of some JSON objects as text."""
+    with _refusing(what):
+        return [json.dumps(each) for each in given]
 
 
 def is_url(source: str) -> bool:

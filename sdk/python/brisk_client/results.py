@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -55,6 +56,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """One token and how likely it was: the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+    piece: bytes  # its text, which need not be whole characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """How likely a chosen token was, and the most likely ones, most likely first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """Tokens decoded since the previous chunk; the last one carries the finish reason."""
 
@@ -63,6 +81,8 @@ class Chunk:
     text: str  # may be empty: half a character is held back until it is whole
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    choice: int = 0  # which answer it belongs to
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one for each token if they were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +138,17 @@ class Completion:
     usage: Usage
     start: StartReport | None
     request_id: str
+    choice: int = 0  # which of several answers it is
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one for each token if they were asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenized:
+    """What a model makes of a prompt."""
+
+    token_ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]  # the bytes of each token, which need not be whole characters
+    context_tokens_max: int  # of a sequence, prompt included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +157,9 @@ class ChatMessage:
 
     role: str
     content: str
+    name: str = ""  # who speaks, where several have one role
+    tool_call_id: str = ""  # which call a message of role "tool" answers
+    tool_calls: tuple[Mapping[str, object], ...] = ()  # what an assistant called
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
@@ -39,6 +40,10 @@ class EventMessage(Protocol):
     def start(self) -> model_pb2.StartReport:
         """How the request got here."""
 
+    @property
+    def choice_index(self) -> int:
+        """Which answer the chunk belongs to."""
+
     def HasField(self, name: str, /) -> bool:  # noqa: N802  (protobuf's name)
         """Return whether the field is set."""
 
@@ -61,7 +66,8 @@ class AsyncStream:
     """An answer under way; get one from `AsyncClient.generate` or `.chat`.
 
     Iterate over it for chunks, over `events()` for progress too, or await `result()` or `text()`
-    for the whole. It can be read once. Reading raises BriskError.
+    for the whole; `results()` has all answers where several were asked for. It can be read once.
+    Reading raises BriskError.
     """
 
     def __init__(
@@ -71,12 +77,16 @@ class AsyncStream:
         *,
         timeout_s: float,
         request_id: str,
+        choices: int = 1,
         on_progress: ProgressCallback | None = None,
     ) -> None:
         self.request_id = request_id
         self.start: StartReport | None = None  # set with the first chunk
-        self.finish_reason: FinishReason | None = None  # set with the last chunk
-        self.usage: Usage | None = None  # set with the last chunk
+        # Set with the last chunk; of several answers, the first one's.
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self._choices = choices
+        self._answers: defaultdict[int, _Answer] = defaultdict(_Answer)
         self._start_call = start_call
         self._connection = connection
         self._timeout_s = timeout_s
@@ -105,22 +115,34 @@ class AsyncStream:
         return self._events()
 
     async def result(self) -> Completion:
-        """Read to the end and return the whole answer. Cancelling cancels the request."""
-        texts: list[str] = []
-        token_ids: list[int] = []
-        async with aclosing(self._chunks()) as chunks:
-            async for chunk in chunks:
-                texts.append(chunk.text)
-                token_ids.extend(chunk.token_ids)
-        if self.finish_reason is None:
+        """Read to the end and return the whole answer, the first one if several were asked for.
+
+        Cancelling cancels the request.
+        """
+        return (await self.results())[0]
+
+    async def results(self) -> tuple[Completion, ...]:
+        """Read to the end and return all answers. Cancelling cancels the request."""
+        chunks: defaultdict[int, list[Chunk]] = defaultdict(list)
+        async with aclosing(self._chunks()) as stream:
+            async for chunk in stream:
+                chunks[chunk.choice].append(chunk)
+        return tuple(self._completion(chunks[choice]) for choice in range(self._choices))
+
+    def _completion(self, chunks: list[Chunk]) -> Completion:
+        last = chunks[-1] if chunks else None
+        if last is None or last.finish_reason is None:
             raise asyncio.CancelledError  # another task called cancel()
+        token_ids = tuple(token_id for chunk in chunks for token_id in chunk.token_ids)
         return Completion(
-            text="".join(texts),
-            token_ids=tuple(token_ids),
-            finish_reason=self.finish_reason,
-            usage=self.usage or Usage(prompt_tokens=0, completion_tokens=len(token_ids)),
+            text="".join(chunk.text for chunk in chunks),
+            token_ids=token_ids,
+            finish_reason=last.finish_reason,
+            usage=last.usage or Usage(prompt_tokens=0, completion_tokens=len(token_ids)),
             start=self.start,
             request_id=self.request_id,
+            choice=last.choice,
+            logprobs=tuple(each for chunk in chunks for each in chunk.logprobs),
         )
 
     async def text(self) -> str:
@@ -144,20 +166,19 @@ class AsyncStream:
             raise RuntimeError("a stream can be read once; make a new request")
         self._begun = True
         self._ends_s = asyncio.get_running_loop().time() + self._timeout_s
-        index_next = 0
         try:
             message = await self._connection.run(self._first, timeout_s=self._timeout_s, retry=True)
             while message is not grpc.aio.EOF:
                 event = self._event(message)  # type: ignore[arg-type]  # only EOF is no message
                 if isinstance(event, Chunk):
-                    index_next = _checked(event, index_next)
-                    self._note_end(event)
+                    self._note(event)
                 elif event is not None and self._on_progress is not None:
                     self._on_progress(event)
                 if event is not None:
                     yield event
                 message = await self._next()
-            if self.finish_reason is None and not self._closed:
+            finished = sum(answer.is_finished for answer in self._answers.values())
+            if not self._closed and finished < self._choices:
                 raise StreamBrokenError("the stream ended without a finish reason")
         finally:
             self.cancel()
@@ -189,22 +210,42 @@ class AsyncStream:
 
     def _event(self, message: EventMessage) -> Progress | Chunk | None:
         """Return the message's event, or None for a kind that a newer server may send."""
-        if message.HasField("start"):
+        if message.HasField("start") and self.start is None:
             self.start = replies.start_report(message.start)
         if message.HasField("progress"):
             return replies.progress(message.progress)
-        return replies.chunk(message.chunk) if message.HasField("chunk") else None
+        if not message.HasField("chunk"):
+            return None
+        return replies.chunk(message.chunk, message.choice_index)
 
-    def _note_end(self, chunk: Chunk) -> None:
-        self.usage = chunk.usage or self.usage
-        self.finish_reason = chunk.finish_reason or self.finish_reason
+    def _note(self, chunk: Chunk) -> None:
+        """Take a chunk into account. Raises StreamBrokenError on a gap or a repeat."""
+        if chunk.choice >= self._choices:
+            raise StreamBrokenError(
+                f"{self._choices} answers were asked for, the stream has another one",
+                reason="STREAM_GAP",
+            )
+        self._answers[chunk.choice].take(chunk)
+        if chunk.choice == 0:
+            self.usage = chunk.usage or self.usage
+            self.finish_reason = chunk.finish_reason or self.finish_reason
 
 
-def _checked(chunk: Chunk, index_next: int) -> int:
-    """Return the index after `chunk`. Raises StreamBrokenError on a gap or a repeat."""
-    if chunk.index != index_next:
-        raise StreamBrokenError(
-            f"token {index_next} was due, the stream went on with {chunk.index}",
-            reason="STREAM_GAP",
-        )
-    return index_next + len(chunk.token_ids)
+class _Answer:
+    """How far one answer has come."""
+
+    __slots__ = ("_index_next", "is_finished")
+
+    def __init__(self) -> None:
+        self._index_next = 0
+        self.is_finished = False
+
+    def take(self, chunk: Chunk) -> None:
+        """Check that `chunk` is the next one. Raises StreamBrokenError on a gap or a repeat."""
+        if chunk.index != self._index_next:
+            raise StreamBrokenError(
+                f"token {self._index_next} was due, the stream went on with {chunk.index}",
+                reason="STREAM_GAP",
+            )
+        self._index_next += len(chunk.token_ids)
+        self.is_finished = chunk.finish_reason is not None

@@ -7,16 +7,15 @@ itself, and may be used from any number of threads.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from brisk_client.client import AsyncClient, ImportCallback
 from brisk_client.explanation import Explanation
 from brisk_client.loop_thread import LoopThread
-from brisk_client.requests import SamplingOptions, ScaleOptions
+from brisk_client.requests import Message, SamplingOptions, ScaleOptions, Tool
 from brisk_client.results import (
-    ChatMessage,
     Chunk,
     ClusterView,
     Completion,
@@ -27,6 +26,7 @@ from brisk_client.results import (
     ModelInfo,
     Progress,
     StartReport,
+    Tokenized,
     Usage,
 )
 from brisk_client.stream import AsyncStream, ProgressCallback
@@ -80,8 +80,12 @@ class Stream:
         return self._inner.usage
 
     def result(self) -> Completion:
-        """Read to the end and return the whole answer."""
+        """Read to the end and return the whole answer, the first one if several were asked for."""
         return self._loop.run(self._inner.result())
+
+    def results(self) -> tuple[Completion, ...]:
+        """Read to the end and return all answers."""
+        return self._loop.run(self._inner.results())
 
     def text(self) -> str:
         """Read to the end and return the text."""
@@ -159,8 +163,9 @@ class Client:
     def chat(
         self,
         model: str,
-        messages: Sequence[ChatMessage | Mapping[str, str]],
+        messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] = (),
         request_id: str | None = None,
         timeout_s: float | None = None,
         want_progress: bool = False,
@@ -171,6 +176,7 @@ class Client:
         inner = self._inner.chat(
             model,
             messages,
+            tools=tools,
             request_id=request_id,
             timeout_s=timeout_s,
             want_progress=want_progress,
@@ -178,6 +184,17 @@ class Client:
             **sampling,
         )
         return Stream(inner, self._loop)
+
+    def tokenize(
+        self,
+        model: str,
+        prompt: str | Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        timeout_s: float | None = None,
+    ) -> Tokenized:
+        """Return what a model makes of a text or a conversation, starting it if it is at zero."""
+        return self._loop.run(self._inner.tokenize(model, prompt, tools=tools, timeout_s=timeout_s))
 
     def import_model(
         self,

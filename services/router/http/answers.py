@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 from services.common.model import StartPhase, StartProgress, StartReport
-from services.common.wire import finish_from_proto
+from services.common.wire_sequence import finish_from_proto
 from services.router.http.reply import Reply
-from services.router.ports import TokenChunk, Usage
+from services.router.http.shapes import Shape, spelled
+from services.router.ports import TokenChunk, TokenLogprobs, Usage
 
 # So long an error gets a status of its own; after that the stream begins and comments flow.
 PATIENCE_S: Final = 0.5
@@ -45,61 +47,13 @@ class Envelope:
         }
 
 
-class Shape(Protocol):
-    """How an endpoint words its answers."""
+@dataclass(slots=True)
+class _Collected:
+    """One choice so far."""
 
-    prefix: str  # of ids
-    whole_kind: str
-    chunk_kind: str
-
-    def opening(self) -> dict[str, object] | None:
-        """Return the choice of the chunk before the first text, if there is one."""
-
-    def chunk(self, text: str, finish: str | None) -> dict[str, object]:
-        """Return the choice of a chunk."""
-
-    def whole(self, text: str, finish: str) -> dict[str, object]:
-        """Return the choice of a whole answer."""
-
-
-class ChatShape:
-    """`/v1/chat/completions`."""
-
-    prefix = "chatcmpl-"
-    whole_kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-
-    def opening(self) -> dict[str, object] | None:
-        """Return the choice that says who speaks."""
-        return _choice(finish=None, delta={"role": "assistant", "content": ""})
-
-    def chunk(self, text: str, finish: str | None) -> dict[str, object]:
-        """Return the choice of a chunk."""
-        return _choice(finish=finish, delta={"content": text} if text else {})
-
-    def whole(self, text: str, finish: str) -> dict[str, object]:
-        """Return the choice of a whole answer."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return _choice(finish=finish, message=message)
-
-
-class CompletionShape:
-    """`/v1/completions`."""
-
-    prefix = "cmpl-"
-    whole_kind = chunk_kind = "text_completion"
-
-    def opening(self) -> dict[str, object] | None:
-        """Return None: a completion begins with its text."""
-        return None
-
-    def chunk(self, text: str, finish: str | None) -> dict[str, object]:
-        """Return the choice of a chunk."""
-        return _choice(finish=finish, text=text)
-
-    def whole(self, text: str, finish: str) -> dict[str, object]:
-        """Return the choice of a whole answer."""
-        return _choice(finish=finish, text=text)
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    last: TokenChunk | None = None
 
 
 class WholeAnswer:
@@ -109,8 +63,7 @@ class WholeAnswer:
         self._reply = reply
         self._shape = shape
         self._envelope = envelope
-        self._texts: list[str] = []
-        self._last: TokenChunk | None = None
+        self._collected: defaultdict[int, _Collected] = defaultdict(_Collected)  # by choice
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,23 +79,28 @@ class WholeAnswer:
     async def progress(self, progress: StartProgress) -> None:
         """Tell nothing: there is one answer, at the end."""
 
-    async def chunk(self, chunk: TokenChunk, start: StartReport | None) -> None:  # noqa: ARG002
+    async def chunk(self, choice: int, chunk: TokenChunk, start: StartReport | None) -> None:  # noqa: ARG002
         """Collect."""
-        self._texts.append(chunk.text)
-        self._last = chunk
+        collected = self._collected[choice]
+        collected.texts.append(chunk.text)
+        collected.logprobs.extend(chunk.logprobs)
+        collected.last = chunk
 
     async def end(self) -> None:
         """Send the answer."""
-        last = self._last
-        assert last is not None  # noqa: S101 - a generation ends with a chunk or raises
-        choice = self._shape.whole("".join(self._texts), _finish(last) or "stop")
+        choices = sorted(self._collected.items())
         await self._reply.json(
             {
                 **self._envelope.members(self._shape.whole_kind),
-                "choices": [choice],
-                "usage": _usage(last.usage),
+                "choices": [self._choice(index, collected) for index, collected in choices],
+                "usage": _usage(each.last.usage for _, each in choices if each.last),
             }
         )
+
+    def _choice(self, index: int, collected: _Collected) -> dict[str, object]:
+        finish = _finish(collected.last) if collected.last else None
+        logprobs = self._shape.logprobs(collected.logprobs, 0)
+        return self._shape.whole(index, "".join(collected.texts), finish or "stop", logprobs)
 
 
 class StreamedAnswer:
@@ -160,7 +118,8 @@ class StreamedAnswer:
         self._wants_usage = wants_usage
         self._news = _WAITING
         self._teller: asyncio.Task[None] | None = None
-        self._last: TokenChunk | None = None
+        self._usages: dict[int, Usage] = {}  # of the choices that have ended
+        self._offsets: Counter[int] = Counter()  # characters of the tokens so far, by choice
 
     async def __aenter__(self) -> Self:
         self._teller = asyncio.create_task(self._tell())
@@ -183,21 +142,24 @@ class StreamedAnswer:
             if self._reply.status:
                 await self._reply.comment(news)
 
-    async def chunk(self, chunk: TokenChunk, start: StartReport | None) -> None:
-        """Send a chunk, unless it has neither text nor end."""
+    async def chunk(self, choice: int, chunk: TokenChunk, start: StartReport | None) -> None:
+        """Send a chunk, unless there is nothing to tell."""
         if start is not None:
             await self._stop_telling()
-            if (opening := self._shape.opening()) is not None:
+            if (opening := self._shape.opening(choice)) is not None:
                 await self._send(opening)
-        self._last = chunk
         finish = _finish(chunk)
-        if chunk.text or finish is not None:
-            await self._send(self._shape.chunk(chunk.text, finish))
+        if finish is not None:
+            self._usages[choice] = chunk.usage
+        logprobs = self._shape.logprobs(chunk.logprobs, self._offsets[choice])
+        self._offsets[choice] += sum(len(spelled(each.chosen.piece)) for each in chunk.logprobs)
+        if chunk.text or finish is not None or logprobs is not None:
+            await self._send(self._shape.chunk(choice, chunk.text, finish, logprobs))
 
     async def end(self) -> None:
         """Send the usage, if it was asked for, and the end."""
-        if self._wants_usage and self._last is not None:
-            usage = _usage(self._last.usage)
+        if self._wants_usage:
+            usage = _usage(self._usages[index] for index in sorted(self._usages))
             await self._reply.event({**self._members, "choices": [], "usage": usage})
         await self._reply.end_events()
 
@@ -232,19 +194,19 @@ def describe(progress: StartProgress) -> str:
     return f"{words} ({progress.detail})" if progress.detail else words
 
 
-def _choice(*, finish: str | None, **members: Any) -> dict[str, object]:
-    return {"index": 0, **members, "logprobs": None, "finish_reason": finish}
-
-
 def _finish(chunk: TokenChunk) -> str | None:
     """Return why the answer ended; our words are OpenAI's: "stop" and "length"."""
     reason = finish_from_proto(chunk.finish_reason)
     return None if reason is None else reason.value
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usages: Iterable[Usage]) -> dict[str, int]:
+    """Return the tokens of all choices; they have one prompt."""
+    counted = list(usages)
+    prompt_tokens = counted[0].prompt_tokens
+    completion_tokens = sum(usage.completion_tokens for usage in counted)
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }

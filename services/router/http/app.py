@@ -18,18 +18,12 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.names import ModelName, parse_model_name
-from services.router.front import Front, generate
-from services.router.http.answers import (
-    ChatShape,
-    CompletionShape,
-    Envelope,
-    Shape,
-    StreamedAnswer,
-    WholeAnswer,
-)
+from services.router.front import Front, generate, tokenize
+from services.router.http.answers import Envelope, StreamedAnswer, WholeAnswer
 from services.router.http.body import Bodies
 from services.router.http.endpoint import Call, Endpoint, Handler, no_such_path, while_connected
-from services.router.http.orders import Order, parse_chat, parse_completion
+from services.router.http.orders import Order, parse_chat, parse_completion, parse_tokenize
+from services.router.http.shapes import ChatShape, CompletionShape, Shape, spelled
 from services.router.job import Job
 from services.router.metrics import RequestMeter
 from services.router.ports import Catalog, ModelCard
@@ -56,6 +50,7 @@ class OpenAiFace:
             "/v1/models/{model:path}": {"GET": self._model},
             "/v1/chat/completions": {"POST": self._generation(parse_chat, ChatShape())},
             "/v1/completions": {"POST": self._generation(parse_completion, CompletionShape())},
+            "/tokenize": {"POST": self._tokenize},
         }
         routes = [
             Route(path, Endpoint(path.replace(":path", ""), handlers))
@@ -87,6 +82,22 @@ class OpenAiFace:
         async with while_connected(call.receive), self._front.farewell.stream(deadline):
             card = await self._catalog.model(name, deadline)
         await call.reply.json(_model_object(card))
+
+    async def _tokenize(self, call: Call) -> None:
+        """Turn a prompt into tokens."""
+        order = parse_tokenize(await self._bodies.json(call))
+        deadline = Deadline.after(self._front.request_s_default)
+        async with while_connected(call.receive):
+            tokenized = await tokenize(self._front, lambda: order.job(call.request_id, deadline))
+        names = [spelled(piece) for piece in tokenized.pieces] if order.wants_names else None
+        await call.reply.json(
+            {
+                "count": len(tokenized.token_ids),
+                "max_model_len": tokenized.context_tokens_max,
+                "tokens": list(tokenized.token_ids),
+                "token_strs": names,
+            }
+        )
 
     def _generation(self, parse: Callable[[Any], Order], shape: Shape) -> Handler:
         async def handle(call: Call) -> None:

@@ -77,6 +77,10 @@ class Fields:
             raise self.wrong(name, "must be an object", value)
         return Fields(value, self._full(name) + ".")
 
+    def within(self, members: Mapping[str, Any], place: str) -> Fields:
+        """Return the members of an object at `place` within this one."""
+        return Fields(members, self._full(place) + ".")
+
     def list(self, name: str) -> list[Any] | None:
         """Return a list."""
         value = self.take(name)

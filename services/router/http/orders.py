@@ -1,4 +1,4 @@
-"""What a client orders: the bodies of `/v1/chat/completions` and `/v1/completions`.
+"""What a client orders: the bodies of `/v1/chat/completions`, `/v1/completions`, `/tokenize`.
 
 Parsed into the same prompt and sampling that gRPC requests become. An argument of OpenAI's (or of
 vLLM's) that the engine cannot serve is refused by name, unless its value changes nothing.
@@ -17,32 +17,21 @@ from services.common.prompt import ChatMessage, Conversation, Prompt, TextPrompt
 from services.common.sampling import MAX_TOKENS_MAX, Sampling
 from services.router.http.errors import refuse
 from services.router.http.fields import Fields, shown
+from services.router.http.sampling_fields import (
+    chat_logprobs,
+    completion_logprobs,
+    parse_sampling,
+    token_ids,
+)
+from services.router.http.tools import parse_tool_calls, parse_tools
 from services.router.job import Job, make_job
 
 _COMPLETION_TOKENS_DEFAULT: Final = 16  # as OpenAI's; a chat's is the engine's own
-_TOKEN_ID_MAX: Final = 2**32 - 1
-_SEED_MODULUS: Final = 2**64
 
 # Who asks, and how it is booked: no answer depends on it.
 _SKIPPED: Final = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 # The value that changes nothing; any other is refused.
-_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "repetition_penalty": (1,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-}
 _NEUTRAL_IN_CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
-    **_NEUTRAL,
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),  # there are no tools to choose from
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -55,16 +44,11 @@ _NEUTRAL_IN_CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
     "store": (False,),
 }
 _NEUTRAL_IN_COMPLETION: Final[Mapping[str, tuple[Any, ...]]] = {
-    **_NEUTRAL,
     "best_of": (1,),
     "echo": (False,),
-    "logprobs": (),
     "suffix": ("",),
 }
 _NEUTRAL_IN_MESSAGE: Final[Mapping[str, tuple[Any, ...]]] = {
-    "name": (),
-    "tool_calls": ([],),
-    "tool_call_id": (),
     "function_call": (),
     "refusal": (),
     "audio": (),
@@ -79,6 +63,7 @@ class Order:
     model: str
     prompt: Prompt
     sampling: Sampling
+    choices: int  # answers to make
     is_streamed: bool
     wants_usage: bool  # as the last chunk of a stream
 
@@ -91,6 +76,28 @@ class Order:
             sampling=self.sampling,
             deadline=deadline,
             want_progress=self.is_streamed,
+            choices=self.choices,
+            choices_name="n",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeOrder:
+    """A request for tokens, parsed."""
+
+    model: str
+    prompt: Prompt
+    wants_names: bool  # of the tokens
+
+    def job(self, request_id: str, deadline: Deadline) -> Job:
+        """Return the job. Raises InvalidArgumentError (INVALID_NAME)."""
+        return make_job(
+            request_id=request_id,
+            model=self.model,
+            prompt=self.prompt,
+            sampling=Sampling(),
+            deadline=deadline,
+            want_progress=False,
         )
 
 
@@ -98,12 +105,9 @@ def parse_chat(body: Any) -> Order:
     """Parse the body of `/v1/chat/completions`. Raises InvalidArgumentError naming the argument."""
     fields = _members(body)
     max_tokens = _chat_limit(fields)
-    given = fields.list("messages")
-    if given is None:
-        raise fields.missing("messages")
-    with _naming("messages"):
-        prompt = Conversation(messages=tuple(_message(each, i) for i, each in enumerate(given)))
-    return _order(fields, prompt, max_tokens, _NEUTRAL_IN_CHAT)
+    prompt = _conversation(fields)
+    sampling = parse_sampling(fields, max_tokens, chat_logprobs(fields))
+    return _order(fields, prompt, sampling, _NEUTRAL_IN_CHAT)
 
 
 def parse_completion(body: Any) -> Order:
@@ -117,7 +121,35 @@ def parse_completion(body: Any) -> Order:
         raise fields.missing("prompt")
     with _naming("prompt"):
         prompt = _prompt(fields, given)
-    return _order(fields, prompt, max_tokens, _NEUTRAL_IN_COMPLETION)
+    sampling = parse_sampling(fields, max_tokens, completion_logprobs(fields))
+    return _order(fields, prompt, sampling, _NEUTRAL_IN_COMPLETION)
+
+
+def parse_tokenize(body: Any) -> TokenizeOrder:
+    """Parse the body of `/tokenize`, as vLLM's. Raises InvalidArgumentError naming the argument."""
+    fields = _members(body)
+    given = fields.take("prompt")
+    if given is None:
+        prompt: Prompt = _conversation(fields)
+    else:
+        with _naming("prompt"):
+            prompt = _prompt(fields, given)
+    model = _model(fields)
+    wants_names = fields.flag("return_token_strs") or False
+    for name in ("add_special_tokens", "add_generation_prompt"):
+        fields.only(name, (True,))
+    fields.end()
+    return TokenizeOrder(model=model, prompt=prompt, wants_names=wants_names)
+
+
+def _conversation(fields: Fields) -> Conversation:
+    given = fields.list("messages")
+    if given is None:
+        raise fields.missing("messages")
+    tools = parse_tools(fields)
+    with _naming("messages"):
+        turns = tuple(_message(each, index) for index, each in enumerate(given))
+        return Conversation(messages=turns, tools=tools)
 
 
 def _members(body: Any) -> Fields:
@@ -127,12 +159,10 @@ def _members(body: Any) -> Fields:
 
 
 def _order(
-    fields: Fields, prompt: Prompt, max_tokens: int | None, neutral: Mapping[str, tuple[Any, ...]]
+    fields: Fields, prompt: Prompt, sampling: Sampling, neutral: Mapping[str, tuple[Any, ...]]
 ) -> Order:
-    model = fields.text("model")
-    if model is None:
-        raise fields.missing("model")
-    sampling = _sampling(fields, max_tokens)
+    model = _model(fields)
+    choices = fields.integer("n")
     is_streamed = fields.flag("stream") or False
     wants_usage = _wants_usage(fields, is_streamed=is_streamed)
     for name, values in neutral.items():
@@ -143,46 +173,17 @@ def _order(
         model=model,
         prompt=prompt,
         sampling=sampling,
+        choices=1 if choices is None else choices,
         is_streamed=is_streamed,
         wants_usage=wants_usage,
     )
 
 
-def _sampling(fields: Fields, max_tokens: int | None) -> Sampling:
-    temperature, top_p = fields.number("temperature"), fields.number("top_p")
-    top_k = fields.integer("top_k")
-    return Sampling(
-        temperature=1.0 if temperature is None else temperature,
-        top_p=1.0 if top_p is None else top_p,
-        top_k=0 if top_k in (None, -1) else top_k or 0,  # -1 is vLLM's word for all
-        seed=_seed(fields),
-        max_tokens=max_tokens,
-        stop=_stop(fields),
-        stop_token_ids=_token_ids(fields, "stop_token_ids", fields.list("stop_token_ids") or []),
-        ignore_eos=fields.flag("ignore_eos") or False,
-    )
-
-
-def _seed(fields: Fields) -> int | None:
-    """Return the seed; OpenAI's may be negative and is then taken for its two's complement."""
-    seed = fields.integer("seed")
-    return None if seed is None else seed % _SEED_MODULUS
-
-
-def _stop(fields: Fields) -> tuple[str, ...]:
-    given = fields.take("stop")
-    if given is None:
-        return ()
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise fields.wrong("stop", "must be a string or a list of strings", given)
-    return tuple(texts)
-
-
-def _token_ids(fields: Fields, name: str, given: list[Any]) -> tuple[int, ...]:
-    if not all(type(token) is int and 0 <= token <= _TOKEN_ID_MAX for token in given):
-        raise fields.wrong(name, f"must be a list of token ids of 0 to {_TOKEN_ID_MAX}", given)
-    return tuple(given)
+def _model(fields: Fields) -> str:
+    model = fields.text("model")
+    if model is None:
+        raise fields.missing("model")
+    return model
 
 
 def _wants_usage(fields: Fields, *, is_streamed: bool) -> bool:
@@ -219,17 +220,27 @@ def _message(given: Any, index: int) -> ChatMessage:
     role = fields.text("role")
     if role is None:
         raise fields.missing("role")
-    content = _content(fields)
-    for name, values in _NEUTRAL_IN_MESSAGE.items():
-        fields.only(name, values)
+    calls = parse_tool_calls(fields)
+    content = _content(fields, may_be_absent=bool(calls))
+    name, call_id = fields.text("name"), fields.text("tool_call_id")
+    for each, values in _NEUTRAL_IN_MESSAGE.items():
+        fields.only(each, values)
     fields.end()
-    with _naming(f"{path}.role"):
-        return ChatMessage(role=role, content=content)
+    with _within(path):
+        return ChatMessage(
+            role=role,
+            content=content,
+            name=name or "",
+            tool_call_id=call_id or "",
+            tool_calls=calls,
+        )
 
 
-def _content(fields: Fields) -> str:
+def _content(fields: Fields, *, may_be_absent: bool) -> str:
     """Return a message's text: a string, or parts of type "text", one a line."""
     given = fields.take("content")
+    if given is None and may_be_absent:
+        return ""
     if given is None:
         raise fields.missing("content")
     if isinstance(given, str):
@@ -254,7 +265,7 @@ def _prompt(fields: Fields, given: Any) -> Prompt:
     if isinstance(given, str):
         return TextPrompt(text=given)
     if isinstance(given, list):
-        return TokensPrompt(ids=_token_ids(fields, "prompt", given))
+        return TokensPrompt(ids=token_ids(fields, "prompt", given))
     raise fields.wrong("prompt", "must be a string or a list of tokens", given)
 
 
@@ -267,4 +278,15 @@ def _naming(parameter: str) -> Iterator[None]:
         if "parameter" in error.metadata:
             raise
         metadata = {**error.metadata, "parameter": parameter}
+        raise InvalidArgumentError(error.message, reason=error.reason, metadata=metadata) from error
+
+
+@contextmanager
+def _within(path: str) -> Iterator[None]:
+    """Have errors of the block say which part of `path` they are about."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        part = error.metadata.get("parameter")
+        metadata = {**error.metadata, "parameter": f"{path}.{part}" if part else path}
         raise InvalidArgumentError(error.message, reason=error.reason, metadata=metadata) from error

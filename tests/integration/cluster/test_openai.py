@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -173,10 +176,75 @@ async def test_errors_have_their_classes(model: str, api: openai.AsyncOpenAI) ->
     with pytest.raises(openai.BadRequestError) as long:
         await api.completions.create(model=model, prompt="word " * 9_000)
     assert long.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="logprobs"):
-        await api.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": "x"}], logprobs=True
+    with pytest.raises(openai.BadRequestError, match="n must be between 1 and 16") as many:
+        await api.completions.create(model=model, prompt="x", n=17)
+    assert many.value.param == "n"
+
+
+async def test_several_answers_come_in_one_whole_or_streamed(
+    model: str, api: openai.AsyncOpenAI
+) -> None:
+    asked: Any = {
+        "model": model,
+        "messages": [{"role": "user", "content": "You may copy"}],
+        "max_tokens": 6,
+        "n": 3,
+        "seed": 5,
+    }
+    whole = await api.chat.completions.create(**asked)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    texts = [choice.message.content or "" for choice in whole.choices]
+    assert len(set(texts)) == 3
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 18
+    streamed = ["", "", ""]
+    async for chunk in await api.chat.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+
+async def test_logprobs_name_the_tokens_of_the_text(model: str, api: openai.AsyncOpenAI) -> None:
+    chat = await api.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "You may copy"}],
+        max_tokens=6,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    told = chat.choices[0].logprobs
+    assert told is not None
+    assert told.content is not None
+    assert len(told.content) == 6
+    pieces = b"".join(bytes(each.bytes or []) for each in told.content)
+    assert pieces.decode() == chat.choices[0].message.content
+    for each in told.content:
+        assert (each.top_logprobs[0].token, each.logprob) == (
+            each.token,
+            each.top_logprobs[0].logprob,
         )
+        assert len(each.top_logprobs) == 2
+    done = await api.completions.create(
+        model=model, prompt="You may copy", max_tokens=6, temperature=0, logprobs=2
+    )
+    lists = done.choices[0].logprobs
+    assert lists is not None
+    assert "".join(lists.tokens or []) == done.choices[0].text
+    assert lists.text_offset == [sum(map(len, (lists.tokens or [])[:index])) for index in range(6)]
+
+
+async def test_penalties_and_biases_change_the_answer(model: str, api: openai.AsyncOpenAI) -> None:
+    async def complete(**options: Any) -> str:
+        answer = await api.completions.create(
+            model=model, prompt="You may copy", max_tokens=24, temperature=0, **options
+        )
+        return str(answer.choices[0].text)
+
+    plain = await complete()
+    assert await complete(frequency_penalty=0, presence_penalty=0, logit_bias={}) == plain
+    assert await complete(extra_body={"repetition_penalty": 3}) != plain
+    assert len(set(await complete(logit_bias={"40": 100}))) == 1
 
 
 async def test_a_request_id_of_the_clients_own_comes_back(
@@ -233,3 +301,91 @@ def blocks(language: str, cluster: LocalCluster) -> list[str]:
     assert ADDRESS in section
     code = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
     return [each.replace(ADDRESS, cluster.http_address) for each in code]
+
+
+async def test_a_json_schema_is_kept_to_by_a_model_that_knows_no_json(
+    model: str, api: openai.AsyncOpenAI
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 8}, "free": {"type": "boolean"}},
+        "required": ["name", "free"],
+        "additionalProperties": False,
+    }
+    asked: Any = {
+        "model": model,
+        "messages": [{"role": "user", "content": "A licence as JSON:"}],
+        "max_tokens": 200,
+        "seed": 3,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "licence", "strict": True, "schema": schema},
+        },
+    }
+    answer = await api.chat.completions.create(**asked)
+    assert answer.choices[0].finish_reason == "stop"
+    licence = json.loads(answer.choices[0].message.content or "")
+    assert licence.keys() == {"name", "free"}
+    assert isinstance(licence["free"], bool)
+    stream = await api.chat.completions.create(**asked, stream=True)
+    text = "".join([each.choices[0].delta.content or "" async for each in stream if each.choices])
+    assert text == answer.choices[0].message.content
+    chosen = await api.completions.create(
+        model=model,
+        prompt="You may",
+        max_tokens=20,
+        extra_body={"structured_outputs": {"regex": "(copy|modify) it!"}},
+    )
+    assert chosen.choices[0].text in {"copy it!", "modify it!"}
+    with pytest.raises(openai.BadRequestError, match="cannot be used") as refused:
+        await api.chat.completions.create(
+            **{**asked, "response_format": _format({"type": "no such type"})}
+        )
+    assert refused.value.code == "invalid_constraint"
+    with pytest.raises(openai.BadRequestError) as exploding:
+        await api.completions.create(
+            model=model,
+            prompt="x",
+            extra_body={"structured_outputs": {"regex": "a?" * 32_000}},
+        )
+    assert exploding.value.code == "invalid_constraint"
+
+
+def _format(schema: object) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+
+async def test_tools_are_shown_by_templates_that_know_them(
+    model: str, api: openai.AsyncOpenAI, client: AsyncClient, tmp_path: Path
+) -> None:
+    folder = tmp_path / "talker"
+    shutil.copytree(DEMO_MODEL, folder)
+    config = folder / "tokenizer_config.json"
+    template = (
+        "{% for t in tools or [] %}{{ t['function']['name'] }} {% endfor %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": template}))
+    asked: Any = {
+        "messages": [{"role": "user", "content": "You may copy"}],
+        "max_tokens": 4,
+        "tools": [{"type": "function", "function": {"name": "weather", "parameters": {}}}],
+    }
+    await client.deploy("talker", source=folder)
+    try:
+        tokens = {}
+        for choice in ("auto", "none"):
+            answer = await api.chat.completions.create(model="talker", **asked, tool_choice=choice)
+            assert answer.usage is not None
+            tokens[choice] = answer.usage.prompt_tokens
+        assert tokens["auto"] > tokens["none"]
+        told = await client.tokenize("talker", asked["messages"], tools=asked["tools"])
+        assert len(told.token_ids) == tokens["auto"]
+        assert b"".join(told.pieces) == b"weather You may copy"
+    finally:
+        await client.delete("talker")
+    with pytest.raises(openai.BadRequestError, match="takes no tools") as refused:
+        await api.chat.completions.create(model=model, **asked)
+    assert refused.value.code == "no_tools"
+    with pytest.raises(openai.BadRequestError, match="cannot be guaranteed"):
+        await api.chat.completions.create(model=model, **asked, tool_choice="required")

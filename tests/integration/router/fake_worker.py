@@ -16,9 +16,9 @@ from services.common.deadline import Deadline
 from services.common.errors import FailedPreconditionError, Reason
 from services.common.placement import Route
 from services.common.server import INTERNAL_LIMITS, create_server
-from services.common.wire import prompt_from_proto, sampling_from_proto
+from services.common.wire_sequence import prompt_from_proto, sampling_from_proto
 from services.router.job import make_job
-from tests.fakes.workers import FakeWorker
+from tests.fakes.workers import FakeWorker, tokenize
 
 MODEL = "opt-125m"
 
@@ -85,6 +85,16 @@ class FakeWorkerServicer(worker_grpc.WorkerServiceServicer):
         except asyncio.CancelledError:
             self.cancelled.release()
             raise
+
+    async def Tokenize(  # noqa: N802 - gRPC's name
+        self, request: worker_pb2.TokenizeRequest, context: Any
+    ) -> worker_pb2.TokenizeResponse:
+        if request.instance_id not in self.instances:
+            raise FailedPreconditionError("no such instance", reason=Reason.INSTANCE_GONE)
+        token_ids = tokenize(prompt_from_proto(request.prompt))
+        return worker_pb2.TokenizeResponse(
+            token_ids=token_ids, pieces=[bytes([each]) for each in token_ids], context_tokens_max=64
+        )
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         raise NotImplementedError

@@ -53,6 +53,9 @@ async def test_the_worker_gets_exactly_what_was_ordered(redis_url: str, tmp_path
     async with run_house(redis_url, tmp_path) as house:
         await house.serve(house.worker.hold(FakeWorker(name="i1")))
         sampling = {"temperature": 0.5, "top_p": 0.25, "top_k": 3, "stop": ["z"], "seed": -1}
+        sampling |= {"presence_penalty": 0.5, "frequency_penalty": -1, "repetition_penalty": 2}
+        sampling |= {"min_p": 0.125, "min_tokens": 2, "logit_bias": {"5": -3}, "logprobs": 4}
+        sampling |= {"structured_outputs": {"regex": "a+"}}
         await post(house, {"model": MODEL, "prompt": "hi", "max_tokens": 3, **sampling}, COMPLETION)
         [sent] = house.worker.servicer.requests
         assert sent.prompt.text == "hi"
@@ -62,6 +65,14 @@ async def test_the_worker_gets_exactly_what_was_ordered(redis_url: str, tmp_path
         assert list(sent.sampling.stop) == ["z"]
         assert sent.sampling.seed == 2**64 - 1
         assert sent.sampling.max_tokens == 3
+        assert sent.sampling.min_tokens == 2
+        assert sent.sampling.min_p == 0.125
+        assert sent.sampling.presence_penalty == 0.5
+        assert sent.sampling.frequency_penalty == -1
+        assert sent.sampling.repetition_penalty == 2
+        assert [(bias.token_id, bias.bias) for bias in sent.sampling.logit_bias] == [(5, -3)]
+        assert sent.sampling.top_logprobs == 4
+        assert sent.sampling.constraint.regex == "a+"
 
 
 async def test_the_request_id_goes_in_and_out(redis_url: str, tmp_path: Path) -> None:

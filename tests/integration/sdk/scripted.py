@@ -135,6 +135,11 @@ class _Inference(inference_service_pb2_grpc.InferenceServiceServicer):
         async for step in self._script.play(request, context):
             yield inference_pb2.ChatResponse.FromString(step.SerializeToString())
 
+    async def Tokenize(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        async for step in self._script.play(request, context):
+            return step
+        return None
+
 
 class _Control(control_service_pb2_grpc.ControlServiceServicer):
     def __init__(self, script: ScriptedRouter) -> None:

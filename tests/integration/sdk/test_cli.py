@@ -370,7 +370,8 @@ async def test_grpc_lists_describes_and_calls_by_reflection(
     assert await brisk(router, "grpc", "list") == 0
     assert service in capsys.readouterr().out.splitlines()
     assert await brisk(router, "grpc", "list", service) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{service}.Generate", f"{service}.Chat"]
+    names = ("Generate", "Chat", "Tokenize")
+    assert capsys.readouterr().out.splitlines() == [f"{service}.{name}" for name in names]
     assert await brisk(router, "grpc", "describe", service) == 0
     shown = capsys.readouterr().out
     assert (

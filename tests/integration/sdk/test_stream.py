@@ -4,6 +4,8 @@ import asyncio
 import gc
 
 import pytest
+from brisk.common.v1 import model_pb2
+from brisk.inference.v1 import inference_service_pb2 as inference_pb2
 from brisk_client import (
     AsyncClient,
     Chunk,
@@ -15,6 +17,8 @@ from brisk_client import (
     Progress,
     StreamBrokenError,
     Tier,
+    TokenLogprob,
+    TokenLogprobs,
     UnavailableError,
     Usage,
 )
@@ -291,3 +295,61 @@ async def test_nobody_there_is_a_connection_error_naming_the_endpoint() -> None:
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:1: Connection refused"):
             await client.generate("tiny", "Once", timeout_s=5).text()
+
+
+def of_choice(
+    index: int, message: inference_pb2.GenerateResponse
+) -> inference_pb2.GenerateResponse:
+    """Return the same message for another answer."""
+    made = inference_pb2.GenerateResponse()
+    made.CopyFrom(message)
+    made.choice_index = index
+    return made
+
+
+async def test_several_answers_come_side_by_side(
+    client: AsyncClient, router: ScriptedRouter
+) -> None:
+    script = (
+        of_choice(1, chunk(0, 9, text="x", start=True)),
+        *ANSWER[:2],
+        of_choice(1, chunk(1, 8, text="y", last=True)),
+        ANSWER[2],
+    )
+    router.scripts = [script]
+    stream = client.generate("tiny", "Once", choices=2)
+    assert [entry.choice async for entry in stream] == [1, 0, 0, 1, 0]
+    assert stream.usage == Usage(prompt_tokens=3, completion_tokens=4)
+    first, second = await client.generate("tiny", "Once", choices=2).results()
+    assert (first.choice, first.text, first.token_ids) == (0, "a b c", (5, 6, 7, 8))
+    assert (second.choice, second.text, second.token_ids) == (1, "xy", (9, 8))
+    assert second.usage.completion_tokens == 2
+    assert [request.choices for request in router.requests] == [2, 2]  # type: ignore[attr-defined]
+    alone = await client.generate("tiny", "Once", choices=2).result()
+    assert (alone.choice, alone.text) == (0, first.text)
+
+
+async def test_an_answer_that_is_missing_or_too_many_is_no_success(
+    client: AsyncClient, router: ScriptedRouter
+) -> None:
+    router.scripts = [ANSWER, (of_choice(1, ANSWER[0]), *ANSWER)]
+    with pytest.raises(StreamBrokenError, match="without a finish reason"):
+        await client.generate("tiny", "Once", choices=2).results()
+    with pytest.raises(StreamBrokenError, match="1 answers were asked for"):
+        await client.generate("tiny", "Once").results()
+
+
+async def test_logprobs_come_with_their_tokens(client: AsyncClient, router: ScriptedRouter) -> None:
+    last = chunk(0, 5, text="a", last=True)
+    last.chunk.logprobs.add(
+        chosen=model_pb2.TokenLogprob(token_id=5, logprob=-0.5, piece=b"a"),
+        top=[model_pb2.TokenLogprob(token_id=6, logprob=-0.25, piece=b"\xe2")],
+    )
+    router.scripts = [(last,)]
+    answer = await client.generate("tiny", "Once", top_logprobs=1).result()
+    assert answer.logprobs == (
+        TokenLogprobs(
+            chosen=TokenLogprob(token_id=5, logprob=-0.5, piece=b"a"),
+            top=(TokenLogprob(token_id=6, logprob=-0.25, piece=b"\xe2"),),
+        ),
+    )

@@ -14,8 +14,9 @@ PROMPT = " ".join(["You may copy and distribute the Program"] * 20)
 
 async def test_a_step_over_the_limit_ends_the_worker(tmp_path: Path, redis_url: str) -> None:
     # No step of this model is as fast as the limit: to the worker, its device hangs.
-    settings = {"step_s_max": "0.001", "drain_s": "2", "announce_s": "0"}
-    with run_cluster(tmp_path, redis_url, **settings) as cluster:
+    with run_cluster(
+        tmp_path, redis_url, step_s_max="0.001", drain_s="2", announce_s="0"
+    ) as cluster:
         info = await cluster.import_model(DEMO_MODEL, "demo")
         async with connect(cluster.worker.grpc) as stub:
             await load(stub, load_request(info, "i"))

@@ -108,6 +108,52 @@ async def test_a_seed_decides_what_is_drawn_also_for_a_sequence_taken_up_again(
     assert await tokens((*prompt, *whole[:11]), 19) == whole[11:]
 
 
+async def test_an_answer_begun_elsewhere_goes_on_as_if_it_had_begun_here(
+    stub: Stub, demo: model_pb2.ModelInfo
+) -> None:
+    sampling = model_pb2.SamplingParams(
+        temperature=0.9,
+        seed=42,
+        max_tokens=30,
+        min_tokens=25,
+        frequency_penalty=0.8,
+        repetition_penalty=1.2,
+        stop=["the"],
+        top_logprobs=0,
+    )
+
+    async def chunks(*delivered: int) -> list[model_pb2.TokenChunk]:
+        asked = request((40, 41, 42), sampling)
+        asked.delivered.ids.extend(delivered)
+        return [each.chunk async for each in stub.Generate(asked, timeout=60)]
+
+    whole = await chunks()
+    tokens = [token for each in whole for token in each.token_ids]
+    told = [one.chosen.logprob for each in whole for one in each.logprobs]
+    rest = await chunks(*tokens[:11])
+    assert rest[0].first_index == 11
+    assert [token for each in rest for token in each.token_ids] == tokens[11:]
+    assert [one.chosen.logprob for each in rest for one in each.logprobs] == pytest.approx(
+        told[11:], abs=1e-3
+    )
+    assert rest[-1].usage == whole[-1].usage
+    assert rest[-1].finish_reason == whole[-1].finish_reason
+    text = "".join(each.text for each in whole)
+    assert text.endswith("".join(each.text for each in rest))
+    ended = await refusal(stub.Generate(_delivered(sampling, *tokens, 7, 7), timeout=60))
+    assert (ended.code, "ends within" in ended.message) == ("INVALID_ARGUMENT", True)
+    text_prompt = request("The", sampling)
+    text_prompt.delivered.ids.append(1)
+    refused = await refusal(stub.Generate(text_prompt, timeout=60))
+    assert (refused.code, "prompt of tokens" in refused.message) == ("INVALID_ARGUMENT", True)
+
+
+def _delivered(sampling: model_pb2.SamplingParams, *tokens: int) -> pb2.GenerateRequest:
+    asked = request((40, 41, 42), sampling)
+    asked.delivered.ids.extend(tokens)
+    return asked
+
+
 async def test_loading_twice_answers_at_once(cluster: Cluster, stub: Stub, demo: object) -> None:
     info = await cluster.import_model(DEMO_MODEL, "demo")
     progress, loaded = await load(stub, load_request(info, "demo"))

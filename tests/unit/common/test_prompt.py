@@ -1,8 +1,11 @@
 """A prompt that exists is within limits whatever its form."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from services.common.errors import InvalidArgumentError
+from services.common.errors import InvalidArgumentError, Reason
 from services.common.prompt import (
     MESSAGES_MAX,
     TEXT_BYTES_MAX,
@@ -62,3 +65,43 @@ def test_a_conversation_is_limited_in_bytes_all_messages_together() -> None:
 def test_a_role_has_1_to_64_characters(role: str) -> None:
     with pytest.raises(InvalidArgumentError, match="role must have 1 to 64 characters"):
         ChatMessage(role=role, content="")
+
+
+@pytest.mark.parametrize(
+    ("build", "says", "parameter"),
+    [
+        (lambda: message(name="x" * 65), "name must have at most 64 characters", "name"),
+        (lambda: message(tool_call_id="x" * 65), "tool_call_id must have at most", "tool_call_id"),
+        (lambda: message(tool_calls=("[]",)), "each of tool_calls must be a JSON", "tool_calls"),
+        (
+            lambda: message(tool_calls=("{}",) * 129),
+            "at most 128 entries. Given: 129",
+            "tool_calls",
+        ),
+        (lambda: Conversation(messages=(message(),), tools=("{",)), "each of tools must", "tools"),
+        (
+            lambda: Conversation(messages=(message(),), tools=("[" * 9999,)),
+            "each of tools",
+            "tools",
+        ),
+    ],
+)
+def test_tools_and_what_belongs_to_them_are_checked(
+    build: Callable[[], object], says: str, parameter: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        build()
+    assert says in refused.value.message
+    assert refused.value.metadata["parameter"] == parameter
+
+
+def test_tools_count_for_the_size_of_a_conversation() -> None:
+    half = '{"a":"' + "x" * (TEXT_BYTES_MAX // 2) + '"}'
+    Conversation(messages=(message(),), tools=(half,))
+    with pytest.raises(InvalidArgumentError) as refused:
+        Conversation(messages=(message(tool_calls=(half,)),), tools=(half,))
+    assert refused.value.reason == Reason.PROMPT_TOO_LONG
+
+
+def message(**fields: Any) -> ChatMessage:
+    return ChatMessage(role="user", content="", **fields)

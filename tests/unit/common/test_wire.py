@@ -8,7 +8,7 @@ from brisk.common.v1 import model_pb2, placement_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import wire
+from services.common import wire, wire_sequence
 from services.common.errors import InvalidArgumentError
 from services.common.model import (
     FinishReason,
@@ -20,12 +20,14 @@ from services.common.model import (
     StartReport,
     Tier,
     TokenChunk,
+    TokenLogprob,
+    TokenLogprobs,
     Usage,
 )
 from services.common.names import parse_model_name
 from services.common.placement import Device, Instance, InstanceState, Route, WorkerState
 from services.common.prompt import ChatMessage, Conversation, TextPrompt, TokensPrompt
-from services.common.sampling import Sampling
+from services.common.sampling import Sampling, TokenBias
 
 REF = ModelRef(name=parse_model_name("facebook/opt"), revision="0123456789abcdef")
 INSTANCE = Instance(
@@ -78,6 +80,19 @@ EXAMPLES: list[tuple[str, Any]] = [
         "chunk",
         TokenChunk(first_index=0, token_ids=(), finish_reason=FinishReason.STOP, usage=USAGE),
     ),
+    (
+        "chunk",
+        TokenChunk(
+            first_index=0,
+            token_ids=(1,),
+            logprobs=(
+                TokenLogprobs(
+                    chosen=TokenLogprob(token_id=1, logprob=-0.5, piece=b"\xe2"),
+                    top=(TokenLogprob(token_id=2, logprob=-0.25),),
+                ),
+            ),
+        ),
+    ),
     ("progress", StartProgress(phase=StartPhase.LOAD, bytes_done=1, bytes_total=2, detail="x")),
     (
         "report",
@@ -117,9 +132,14 @@ EXAMPLES: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("noun", "value"), EXAMPLES)
 def test_what_is_sent_arrives_unchanged(noun: str, value: object) -> None:
-    message = getattr(wire, f"{noun}_to_proto")(value)
+    module = wire_sequence if noun in {"prompt", "chunk"} else wire
+    message = getattr(module, f"{noun}_to_proto")(value)
     received = type(message).FromString(message.SerializeToString())
-    assert getattr(wire, f"{noun}_from_proto")(received) == value
+    assert getattr(module, f"{noun}_from_proto")(received) == value
+
+
+def biases(given: dict[int, float]) -> tuple[TokenBias, ...]:
+    return tuple(TokenBias(token_id=token, bias=bias) for token, bias in given.items())
 
 
 @given(
@@ -128,21 +148,28 @@ def test_what_is_sent_arrives_unchanged(noun: str, value: object) -> None:
         temperature=st.floats(0, 10),
         top_p=st.floats(0, 1, exclude_min=True),
         top_k=st.integers(0, 2**32 - 1),
+        min_p=st.floats(0, 1, exclude_max=True),
+        presence_penalty=st.floats(-2, 2),
+        frequency_penalty=st.floats(-2, 2),
+        repetition_penalty=st.floats(0, 10, exclude_min=True),
+        logit_bias=st.dictionaries(st.integers(0, 2**32 - 1), st.floats(-100, 100)).map(biases),
+        top_logprobs=st.none() | st.integers(0, 20),
         seed=st.none() | st.integers(0, 2**64 - 1),
-        max_tokens=st.none() | st.integers(1, 2**31 - 1),
+        max_tokens=st.none() | st.integers(9, 2**31 - 1),
+        min_tokens=st.integers(0, 9),
         stop=st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=3).map(tuple),
         stop_token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=3).map(tuple),
         ignore_eos=st.booleans(),
     )
 )
 def test_sampling_arrives_bit_by_bit(sampling: Sampling) -> None:
-    message = wire.sampling_to_proto(sampling)
+    message = wire_sequence.sampling_to_proto(sampling)
     received = model_pb2.SamplingParams.FromString(message.SerializeToString())
-    assert wire.sampling_from_proto(received) == sampling
+    assert wire_sequence.sampling_from_proto(received) == sampling
 
 
 def test_unset_sampling_means_the_documented_defaults() -> None:
-    assert wire.sampling_from_proto(model_pb2.SamplingParams()) == Sampling(
+    assert wire_sequence.sampling_from_proto(model_pb2.SamplingParams()) == Sampling(
         temperature=1.0, top_p=1.0, top_k=0, seed=None, max_tokens=None
     )
 
@@ -153,18 +180,19 @@ def test_unset_sampling_means_the_documented_defaults() -> None:
         model_pb2.SamplingParams(temperature=math.nan),
         model_pb2.SamplingParams(temperature=-1.0),
         model_pb2.SamplingParams(top_p=0.0),
+        model_pb2.SamplingParams(repetition_penalty=0.0),
         model_pb2.SamplingParams(max_tokens=0),
         model_pb2.SamplingParams(max_tokens=-1),
     ],
 )
 def test_a_zero_that_was_set_is_not_taken_for_unset(message: model_pb2.SamplingParams) -> None:
     with pytest.raises(InvalidArgumentError):
-        wire.sampling_from_proto(message)
+        wire_sequence.sampling_from_proto(message)
 
 
 def test_a_prompt_without_a_form_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="prompt must be set"):
-        wire.prompt_from_proto(model_pb2.Prompt())
+        wire_sequence.prompt_from_proto(model_pb2.Prompt())
 
 
 @pytest.mark.parametrize(
@@ -192,7 +220,7 @@ def test_a_worker_without_an_identity_is_refused() -> None:
     [
         (model_pb2.Tier, Tier, wire._TIERS),  # noqa: SLF001 - whether the table is complete
         (model_pb2.StartPhase, StartPhase, wire._PHASES),  # noqa: SLF001
-        (model_pb2.FinishReason, FinishReason, wire._FINISHES),  # noqa: SLF001
+        (model_pb2.FinishReason, FinishReason, wire_sequence._FINISHES),  # noqa: SLF001
         (placement_pb2.InstanceState, InstanceState, wire._STATES),  # noqa: SLF001
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,18 +22,11 @@ from services.common.errors import (
 )
 from services.common.model import StartPhase, StartProgress, StartReport, Tier
 from services.common.names import RequestId
-from services.router.http.answers import (
-    ChatShape,
-    CompletionShape,
-    Envelope,
-    Shape,
-    StreamedAnswer,
-    WholeAnswer,
-    describe,
-)
+from services.router.http.answers import Envelope, StreamedAnswer, WholeAnswer, describe
 from services.router.http.errors import Failure, failure_of
 from services.router.http.reply import Reply
-from tests.fakes.workers import Chunk, Counts
+from services.router.http.shapes import ChatShape, CompletionShape, Shape
+from tests.fakes.workers import Chunk, Counts, Likelihood, Likely
 from tests.unit.router.doubles import until
 
 START = StartReport(cold=False, source=Tier.DEVICE)
@@ -101,9 +95,9 @@ def streamed(wire: Wire, shape: Shape, *, wants_usage: bool = False) -> Streamed
 
 async def send_all(answer: StreamedAnswer | WholeAnswer) -> None:
     async with answer:
-        await answer.chunk(FIRST, START)
-        await answer.chunk(SILENT, None)
-        await answer.chunk(LAST, None)
+        await answer.chunk(0, FIRST, START)
+        await answer.chunk(0, SILENT, None)
+        await answer.chunk(0, LAST, None)
     await answer.end()
 
 
@@ -146,7 +140,7 @@ async def test_an_end_without_text_is_sent_all_the_same() -> None:
     wire = Wire()
     answer = streamed(wire, ChatShape())
     async with answer:
-        await answer.chunk(Chunk(first_index=0, token_ids=(1,), finish_reason=2), START)
+        await answer.chunk(0, Chunk(first_index=0, token_ids=(1,), finish_reason=2), START)
     await answer.end()
     assert wire.events[1]["choices"][0]["delta"] == {}
     assert wire.events[1]["choices"][0]["finish_reason"] == "length"
@@ -192,7 +186,7 @@ async def test_comments_tell_how_a_start_stands_once_the_patience_is_over(
         await until(lambda: wire.comments)
         await answer.progress(loading(37))
         await answer.progress(loading(90))
-        await answer.chunk(LAST, START)
+        await answer.chunk(0, LAST, START)
     await answer.end()
     assert wire.comments == ["loading 37 %, from ssd", "loading 90 %, from ssd"]
     assert len(wire.events) == 3
@@ -215,7 +209,7 @@ async def test_no_comment_comes_after_the_first_token(monkeypatch: pytest.Monkey
     wire = Wire()
     answer = streamed(wire, ChatShape())
     async with answer:
-        await answer.chunk(FIRST, START)
+        await answer.chunk(0, FIRST, START)
         before = wire.text
         await asyncio.sleep(0.02)
         assert wire.text == before
@@ -320,3 +314,91 @@ def test_clients_are_told_when_repeating_is_no_use() -> None:
     waiting = failure_of(ResourceExhaustedError("x", reason=Reason.QUEUE_FULL, retry_after_s=0.05))
     assert ("x-should-retry", "false") not in waiting.all_headers()
     assert ("retry-after", "1") in waiting.all_headers()
+
+
+EURO = Likely(
+    chosen=Likelihood(token_id=1, logprob=-0.5, piece=b"\xe2\x82"),
+    top=(
+        Likelihood(token_id=1, logprob=-0.5, piece=b"\xe2\x82"),
+        Likelihood(token_id=2, logprob=-1.5, piece=b" a"),
+    ),
+)
+WORD = Likely(chosen=Likelihood(token_id=2, logprob=-0.25, piece=b"word"))
+HALF = Chunk(first_index=0, token_ids=(1,), logprobs=(EURO,))
+REST = Chunk(
+    first_index=1,
+    token_ids=(2,),
+    text="word",
+    finish_reason=2,
+    usage=Counts(prompt_tokens=4, completion_tokens=2),
+    logprobs=(WORD,),
+)
+
+
+async def both(shape: Shape) -> tuple[Any, list[Any]]:
+    """Return the choice of the whole answer, and those of the stream."""
+    whole, events = Wire(), Wire()
+    for answer in (WholeAnswer(whole.reply, shape, ENVELOPE), streamed(events, shape)):
+        async with answer:
+            await answer.chunk(0, HALF, START)
+            await answer.chunk(0, REST, None)
+        await answer.end()
+    [choice] = json.loads(whole.text)["choices"]
+    return choice, [event["choices"][0] for event in events.events[:-1]]
+
+
+async def test_logprobs_of_a_chat_come_token_by_token_with_their_bytes() -> None:
+    whole, (_, first, second) = await both(ChatShape())
+    euro, word = whole["logprobs"]["content"]
+    assert (euro["token"], euro["logprob"], euro["bytes"]) == ("bytes:\\xe2\\x82", -0.5, [226, 130])
+    assert [each["token"] for each in euro["top_logprobs"]] == ["bytes:\\xe2\\x82", " a"]
+    assert (word["token"], word["top_logprobs"]) == ("word", [])
+    assert first["logprobs"]["content"] == [euro]  # before the character is whole
+    assert first["delta"] == {}
+    assert second["logprobs"]["content"] == [word]
+
+
+async def test_logprobs_of_a_completion_come_side_by_side() -> None:
+    whole, (first, second) = await both(CompletionShape())
+    assert whole["logprobs"] == {
+        "tokens": ["bytes:\\xe2\\x82", "word"],
+        "token_logprobs": [-0.5, -0.25],
+        "top_logprobs": [{"bytes:\\xe2\\x82": -0.5, " a": -1.5}, {}],
+        "text_offset": [0, 14],
+    }
+    for name, values in whole["logprobs"].items():
+        assert first["logprobs"][name] + second["logprobs"][name] == values
+
+
+async def test_without_logprobs_there_are_none() -> None:
+    wire = Wire()
+    await send_all(streamed(wire, ChatShape()))
+    assert all(event["choices"][0]["logprobs"] is None for event in wire.events[:-1])
+
+
+async def test_several_answers_are_told_apart_and_their_tokens_added_up() -> None:
+    other = replace(LAST, text="c", usage=Counts(prompt_tokens=4, completion_tokens=9))
+    whole, stream = Wire(), Wire()
+    counted = streamed(stream, ChatShape(), wants_usage=True)
+    for answer in (WholeAnswer(whole.reply, ChatShape(), ENVELOPE), counted):
+        async with answer:
+            await answer.chunk(1, FIRST, START)
+            await answer.chunk(0, FIRST, START)
+            await answer.chunk(0, other, None)
+            await answer.chunk(1, LAST, None)
+        await answer.end()
+    body = json.loads(whole.text)
+    assert [(each["index"], each["message"]["content"]) for each in body["choices"]] == [
+        (0, "a\nc"),
+        (1, "a\nb"),
+    ]
+    usage = {"prompt_tokens": 4, "completion_tokens": 12, "total_tokens": 16}
+    assert body["usage"] == usage
+    *chunks, last, _ = stream.events
+    assert [chunk["choices"][0]["index"] for chunk in chunks] == [1, 1, 0, 0, 0, 1]
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks][::2] == [
+        "assistant",
+        "assistant",
+        None,
+    ]
+    assert last["usage"] == usage

@@ -1,5 +1,7 @@
 """Nothing unvalidated becomes a Job, and each refusal names the limit and what was given."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.deadline import Deadline
@@ -10,7 +12,11 @@ from services.router.job import Job, make_job
 
 
 def a_job(
-    *, request_id: str = "", model: str = "opt-125m", sampling: Sampling | None = None
+    *,
+    request_id: str = "",
+    model: str = "opt-125m",
+    sampling: Sampling | None = None,
+    choices: int = 1,
 ) -> Job:
     return make_job(
         request_id=request_id,
@@ -19,6 +25,8 @@ def a_job(
         sampling=sampling or Sampling(),
         deadline=Deadline.after(1.0),
         want_progress=False,
+        choices=choices,
+        choices_name="n",
     )
 
 
@@ -60,3 +68,18 @@ def test_the_drawn_seed_leaves_the_rest_of_the_sampling_alone() -> None:
     given = Sampling(temperature=0.5, top_k=3, max_tokens=9, stop=("x",))
     sampling = a_job(sampling=given).sampling
     assert sampling == given.with_seed(sampling.seed or 0)
+
+
+@pytest.mark.parametrize("choices", [0, -1, 17, 2**32 - 1])
+def test_a_number_of_answers_out_of_limits_is_refused_by_its_name(choices: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"n must be between 1 and 16.*{choices}") as no:
+        a_job(choices=choices)
+    assert no.value.metadata["parameter"] == "n"
+
+
+def test_the_job_of_one_answer_differs_in_its_seed_alone() -> None:
+    job = a_job(choices=16, sampling=Sampling(seed=5))
+    first, last = job.choice(0), job.choice(15)
+    assert (first.choices, first.sampling.seed) == (1, 5)
+    assert last.sampling.seed != 5
+    assert replace(last, sampling=job.sampling, choices=16) == job

@@ -1,5 +1,6 @@
 """What protobuf cannot carry is refused with the server's own kind of error, naming the value."""
 
+import json
 import math
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def test_a_value_that_protobuf_cannot_carry_is_refused_by_name(options: Sampling
         ({"top_k": -2}, "top_k must be at least 0. Given: -2"),
         ({"top_k": 2**32}, "top_k must be at most 4294967295. Given: 4294967296"),
         ({"seed": -1}, "seed must be at least 0. Given: -1"),
+        ({"top_logprobs": -1}, "top_logprobs must be at least 0. Given: -1"),
+        ({"min_tokens": -1}, "min_tokens must be at least 0. Given: -1"),
+        ({"logit_bias": {-1: 1.0}}, "each of logit_bias must be at least 0. Given: -1"),
         ({"stop_token_ids": [3, -1]}, "each of stop_token_ids must be at least 0. Given: -1"),
     ],
     ids=str,
@@ -108,10 +112,10 @@ def test_messages_come_as_values_or_as_mappings() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [{"role": "user"}, {"role": "user", "content": "a", "name": "b"}, {"role": 1, "content": "a"}],
+    [{"role": "user"}, {"role": "user", "content": "a", "mood": "b"}, {"role": 1, "content": "a"}],
     ids=str,
 )
-def test_a_message_has_exactly_a_role_and_a_content(message: dict[str, str]) -> None:
+def test_a_message_has_a_role_a_content_and_what_belongs_to_calls(message: dict[str, str]) -> None:
     with pytest.raises(InvalidRequestError, match="messages"):
         requests.chat("m", [message], {}, request_id="r", want_progress=False)
 
@@ -189,3 +193,70 @@ def test_anything_else_is_no_endpoint(text: str) -> None:
 def test_a_request_id_fits_into_metadata_and_logs(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="64 characters"):
         parse_request_id(text)
+
+
+def test_every_sampling_option_travels() -> None:
+    options: SamplingOptions = {
+        "json_schema": {"type": "object"},
+        "temperature": 0.5,
+        "top_p": 0.5,
+        "top_k": 3,
+        "min_p": 0.25,
+        "presence_penalty": -1.0,
+        "frequency_penalty": 1.5,
+        "repetition_penalty": 1.25,
+        "logit_bias": {7: -100.0, 8: 2.0},
+        "seed": 9,
+        "max_tokens": 8,
+        "min_tokens": 2,
+        "stop": ["a", "b"],
+        "stop_token_ids": [1],
+        "ignore_eos": True,
+        "top_logprobs": 4,
+        "choices": 3,
+    }
+    others = {"regex": "a+", "grammar": "start: A"}
+    assert {*options, *others} == SamplingOptions.__annotations__.keys()
+    request = requests.generate("m", "p", options, request_id="r", want_progress=False)
+    assert request.choices == 3
+    params = request.sampling
+    assert [(each.token_id, each.bias) for each in params.logit_bias] == [(7, -100.0), (8, 2.0)]
+    assert json.loads(params.constraint.json_schema) == {"type": "object"}
+    for name, text in others.items():
+        constraint = requests.sampling({name: text}).constraint  # type: ignore[misc]
+        assert getattr(constraint, name) == text
+    special = {"logit_bias", "choices", "json_schema"}
+    plain = {name: value for name, value in options.items() if name not in special}
+    for name, value in plain.items():
+        sent = getattr(params, name)
+        assert (list(sent) if isinstance(value, list) else sent) == value
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"), [(0, "at least 1"), (-1, "at least 1"), (2**32, "at most")]
+)
+def test_a_number_of_answers_that_the_wire_cannot_tell_is_refused(choices: int, says: str) -> None:
+    with pytest.raises(InvalidRequestError, match=says):
+        requests.chat("m", [], {"choices": choices}, request_id="r", want_progress=False)
+
+
+def test_one_constraint_at_a_time() -> None:
+    with pytest.raises(InvalidRequestError, match="give one of json_schema, regex, grammar"):
+        requests.sampling({"regex": "a", "grammar": "b"})
+
+
+def test_tools_and_calls_travel_as_json() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    said = {"role": "assistant", "content": "", "tool_calls": [tool], "name": "eve"}
+    answer = ChatMessage(role="tool", content="3", tool_call_id="c")
+    request = requests.chat(
+        "m", [said, answer], {}, tools=[tool], request_id="r", want_progress=False
+    )
+    assert [json.loads(each) for each in request.tools] == [tool]
+    assert [json.loads(each) for each in request.messages[0].tool_calls] == [tool]
+    assert (request.messages[0].name, request.messages[1].tool_call_id) == ("eve", "c")
+    asked = requests.tokenize("m", [said], [tool])
+    assert list(asked.prompt.conversation.tools) == list(request.tools)
+    assert requests.tokenize("m", "x", ()).prompt.text == "x"
+    with pytest.raises(InvalidRequestError, match="tools"):
+        requests.tokenize("m", [said], [{"f": object()}])

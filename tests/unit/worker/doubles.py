@@ -15,7 +15,7 @@ from services.common.model import ModelInfo, ModelRef, Tier
 from services.common.names import ModelName
 from services.common.sampling import Sampling
 from services.worker.ports import Decoder, Job, Lease, Share, Strand
-from services.worker.sampler import Logits
+from services.worker.sampler import Choice, Logits, Sampler
 from services.worker.text import Continuation, Decoded
 
 VOCABULARY = 100
@@ -145,7 +145,7 @@ def job(
         instance_id=instance_id,
         prompt=prompt,
         tokens_max=len(prompt) + tokens,
-        sampling=sampling,
+        sampler=Sampler.of(sampling, prompt),
         continuation=Continuation(detokenizer=None, max_tokens=tokens),
         sink=sink or ListSink(),
     )
@@ -183,7 +183,7 @@ class HandEngine:
     def finish(self, ticket: str, *tokens: int) -> None:
         """Let a sequence end with these tokens."""
         ended = self.jobs.pop(ticket)
-        decoded = [ended.continuation.accept(token) for token in tokens]
+        decoded = [ended.continuation.accept(Choice(token)) for token in tokens]
         for each in decoded[:-1]:
             ended.sink.put(each)
         ended.sink.end(None, decoded[-1])

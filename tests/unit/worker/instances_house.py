@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
+from services.common.constraint import Constraint
 from services.common.errors import (
     BriskError,
 )
@@ -19,6 +20,7 @@ from services.common.model import (
 from services.common.names import ModelName
 from services.common.prompt import Prompt, TextPrompt, TokensPrompt
 from services.common.sampling import Sampling
+from services.worker.adjustments import Adjustment
 from services.worker.engine import DeviceEngine
 from services.worker.instances import Instances
 from services.worker.plan import TokenLimits
@@ -47,6 +49,14 @@ class Codec:
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(ord("a") + token) for token in ids)
+
+    def piece(self, token_id: int) -> bytes:
+        return self.decode((token_id,)).encode()
+
+    def constrain(
+        self, constraint: Constraint, *, vocabulary: int, eos_token_ids: frozenset[int]
+    ) -> Adjustment:
+        raise constraint.refused("this codec constrains nothing")
 
 
 class Starter:
@@ -104,6 +114,7 @@ class House:
             engines={"cpu:0": engine},
             starter=self.starter,
             text_executor=executor,
+            grammar_executor=executor,
             waiting_max=2,
         )
 

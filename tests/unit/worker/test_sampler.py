@@ -1,11 +1,13 @@
 """The sampler's promises: the right distribution, and noise that (seed, position) decides."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from services.common.errors import InternalError, Reason
-from services.common.sampling import Sampling
-from services.worker.sampler import Logits, _draw, choose
+from services.common.errors import InternalError, InvalidArgumentError, Reason
+from services.common.sampling import Sampling, TokenBias
+from services.worker.sampler import Logits, Sampler, _draw, choose
 
 LOGITS: Logits = np.log(np.array([0.5, 0.05, 0.25, 0.15, 0.05], dtype=np.float32))
 
@@ -108,3 +110,138 @@ def test_the_last_token_can_be_drawn_and_none_beyond_it() -> None:
     logits = np.zeros(3, dtype=np.float32)
     tokens = {choose(logits, Sampling(seed=seed), 0) for seed in range(200)}
     assert tokens == {0, 1, 2}
+
+
+def test_min_p_drops_what_is_unlikely_beside_the_most_likely() -> None:
+    def kept(min_p: float) -> set[int]:
+        return set(np.flatnonzero(drawn(Sampling(seed=13, min_p=min_p), 1500)).tolist())
+
+    assert kept(0.05) == {0, 1, 2, 3, 4}
+    assert kept(0.2) == {0, 2, 3}
+    assert kept(0.4) == {0, 2}
+    assert kept(0.6) == {0}
+
+
+def sampler(
+    prompt: tuple[int, ...] = (), delivered: tuple[int, ...] = (), **fields: Any
+) -> Sampler:
+    return Sampler.of(
+        Sampling(temperature=0.0, **fields), prompt, delivered=delivered, stop_token_ids=(4,)
+    )
+
+
+def chosen(by: Sampler, *rows: list[float]) -> list[int]:
+    """Return what is chosen from these logits, one row after the other."""
+    made = [np.array(row, dtype=np.float32) for row in rows]
+    return [by.choose(row, position).token_id for position, row in enumerate(made)]
+
+
+def test_a_presence_penalty_counts_once_and_for_the_answer_only() -> None:
+    row = [3.0, 2.5, 1.0, 0.0, -9.0]
+    assert chosen(sampler(presence_penalty=1.0), row, row, row) == [0, 1, 0]
+    assert chosen(sampler((0, 0), presence_penalty=1.0), row) == [0]
+
+
+def test_a_frequency_penalty_counts_each_time() -> None:
+    row = [3.0, 1.5, 1.0, 0.0, -9.0]
+    assert chosen(sampler(frequency_penalty=1.0), row, row, row) == [0, 0, 1]
+
+
+def test_a_negative_penalty_is_a_reward() -> None:
+    first, then = [1.0, 0.0, 0.0, 0.0, -9.0], [1.0, 2.0, 0.0, 0.0, -9.0]
+    assert chosen(sampler(presence_penalty=-2.0), first, then) == [0, 0]
+    assert chosen(sampler(), first, then) == [0, 1]
+
+
+def test_a_repetition_penalty_counts_prompt_and_answer_and_lowers_either_sign() -> None:
+    assert chosen(sampler((0,), repetition_penalty=2.0), [3.0, 2.0, 0.0, 0.0, -9.0]) == [1]
+    assert chosen(sampler((0,), repetition_penalty=2.0), [-1.0, -1.5, -3.0, -3.0, -9.0]) == [1]
+    row = [3.0, 2.0, 1.75, 0.0, -9.0]
+    assert chosen(sampler(repetition_penalty=2.0), row, row, row) == [0, 1, 2]
+
+
+def test_a_bias_moves_its_tokens_only() -> None:
+    bias = (TokenBias(token_id=2, bias=100.0), TokenBias(token_id=0, bias=-100.0))
+    assert chosen(sampler(logit_bias=bias), [3.0, 2.0, 1.0, 0.0, -9.0]) == [2]
+    assert chosen(sampler(logit_bias=bias[1:]), [3.0, 2.0, 1.0, 0.0, -9.0]) == [1]
+
+
+def test_a_bias_for_a_token_that_the_model_has_not_is_refused_with_the_limit() -> None:
+    sampling = Sampling(logit_bias=(TokenBias(token_id=5, bias=1.0),))
+    with pytest.raises(InvalidArgumentError, match=r"must be below 5\. Given: 5") as refused:
+        Sampler.of(sampling, (), vocabulary=5)
+    assert refused.value.metadata["parameter"] == "logit_bias"
+
+
+def test_no_stop_token_is_chosen_before_min_tokens() -> None:
+    row = [1.0, 0.0, 0.0, 0.0, 5.0]
+    assert chosen(sampler(min_tokens=2), row, row, row) == [0, 0, 4]
+    assert chosen(sampler((), (3,), min_tokens=2), row, row) == [0, 4]
+
+
+def test_a_stop_token_is_chosen_early_if_there_is_no_other() -> None:
+    assert chosen(sampler(min_tokens=2), [-np.inf] * 4 + [5.0]) == [4]
+
+
+def test_the_models_logits_stay_as_they_are() -> None:
+    row = np.array([3.0, 2.0, 1.0, 0.0, -9.0], dtype=np.float32)
+    row.setflags(write=False)
+    by = sampler((0,), presence_penalty=1.0, repetition_penalty=2.0, min_tokens=9)
+    assert [by.choose(row, position).token_id for position in range(2)] == [1, 0]
+
+
+FIELDS: dict[str, Any] = {
+    "temperature": 0.9,
+    "seed": 3,
+    "presence_penalty": 0.7,
+    "frequency_penalty": 0.4,
+    "repetition_penalty": 1.3,
+    "min_tokens": 12,
+    "logit_bias": (TokenBias(token_id=1, bias=0.5),),
+}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 19])
+def test_an_answer_taken_up_elsewhere_draws_what_it_would_have_drawn(cut: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    prompt = (2, 5)
+    whole = Sampler.of(Sampling(**FIELDS), prompt, stop_token_ids=(0, 1))
+    tokens = [whole.choose(row, len(prompt) + i).token_id for i, row in enumerate(rows)]
+    resumed = Sampler.of(Sampling(**FIELDS), prompt, delivered=tokens[:cut], stop_token_ids=(0, 1))
+    rest = [resumed.choose(row, len(prompt) + cut + i).token_id for i, row in enumerate(rows[cut:])]
+    assert rest == tokens[cut:]
+
+
+def test_logprobs_are_the_models_own_most_likely_first() -> None:
+    bias = (TokenBias(token_id=4, bias=100.0),)
+    choice = sampler(top_logprobs=3, logit_bias=bias).choose(LOGITS, 0)
+    assert choice.token_id == 4
+    assert choice.logprob == pytest.approx(np.log(0.05))
+    assert [token for token, _ in choice.top] == [0, 2, 3]
+    assert [np.exp(each) for _, each in choice.top] == pytest.approx([0.5, 0.25, 0.15])
+
+
+def test_logprobs_of_equals_are_told_from_the_lowest_token_on() -> None:
+    choice = sampler(top_logprobs=2).choose(np.zeros(4, dtype=np.float32), 0)
+    assert [token for token, _ in choice.top] == [0, 1]
+
+
+def test_logprobs_are_told_if_asked_for_only() -> None:
+    assert sampler().choose(LOGITS, 0).logprob is None
+    alone = sampler(top_logprobs=0).choose(LOGITS, 0)
+    assert alone.top == ()
+    assert alone.logprob == pytest.approx(np.log(0.5))
+    masked = np.array([1.0, -np.inf], dtype=np.float32)
+    assert len(sampler(top_logprobs=20).choose(masked, 0).top) == 1
+
+
+def test_tokens_beyond_the_models_last_logit_do_no_harm() -> None:
+    bias = (TokenBias(token_id=9, bias=1.0), TokenBias(token_id=1, bias=9.0))
+    assert chosen(sampler((9,), repetition_penalty=2.0, logit_bias=bias), [1.0, 0.0]) == [1]
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf])
+def test_penalties_do_not_hide_logits_that_are_no_numbers(worst: float) -> None:
+    bias = (TokenBias(token_id=1, bias=-100.0),)
+    with pytest.raises(InternalError):
+        chosen(sampler(logit_bias=bias), [1.0, worst, 2.0])

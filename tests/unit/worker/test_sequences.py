@@ -8,6 +8,7 @@ from services.common.errors import Reason, ResourceExhaustedError
 from services.worker.admission import Admission
 from services.worker.engine import shutting_down
 from services.worker.ports import TokenSink
+from services.worker.sampler import Choice
 from services.worker.sequences import Sequences
 from services.worker.stream import TokenStream
 from tests.unit.worker.doubles import HandEngine, job
@@ -121,7 +122,7 @@ async def test_the_streams_room_wakes_the_engine() -> None:
     stream = house.open("a")
     running = house.engine.jobs["a"]
     while running.sink.has_room():
-        running.sink.put(running.continuation.accept(1))
+        running.sink.put(running.continuation.accept(Choice(1)))
     await asyncio.sleep(0)
     await stream.take()
     assert house.engine.wakes == 1

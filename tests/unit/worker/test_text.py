@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.model import FinishReason
+from services.common.errors import InvalidArgumentError
+from services.common.model import FinishReason, TokenLogprob, TokenLogprobs
+from services.worker.sampler import Choice
 from services.worker.text import Continuation, Decode, Detokenizer, StopTexts
 
 REPLACEMENT = "\ufffd"
@@ -135,44 +137,84 @@ def continuation(max_tokens: int = 10, **stops: object) -> Continuation:
 
 def test_max_tokens_ends_with_length_and_the_held_text() -> None:
     follows = continuation(2, stop=["bc"])
-    assert follows.accept(ord("a")).finish_reason is None
-    last = follows.accept(ord("b"))
+    assert follows.accept(Choice(ord("a"))).finish_reason is None
+    last = follows.accept(Choice(ord("b")))
     assert (last.text, last.finish_reason) == ("b", FinishReason.LENGTH)
 
 
 def test_a_stop_token_ends_without_text_of_its_own() -> None:
     follows = continuation(stop=["bc"], stop_token_ids=[ord("!")])
-    follows.accept(ord("b"))
-    last = follows.accept(ord("!"))
+    follows.accept(Choice(ord("b")))
+    last = follows.accept(Choice(ord("!")))
     assert (last.token_id, last.text, last.finish_reason) == (ord("!"), "b", FinishReason.STOP)
 
 
 def test_a_stop_text_ends_with_the_token_that_completes_it() -> None:
     follows = continuation(stop=["bc"])
-    assert follows.accept(ord("a")).text == "a"
-    assert follows.accept(ord("b")).text == ""
-    last = follows.accept(ord("c"))
+    assert follows.accept(Choice(ord("a"))).text == "a"
+    assert follows.accept(Choice(ord("b"))).text == ""
+    last = follows.accept(Choice(ord("c")))
     assert (last.token_id, last.text, last.finish_reason) == (ord("c"), "", FinishReason.STOP)
 
 
 def test_a_stop_at_the_last_allowed_token_is_a_stop() -> None:
-    assert continuation(1, stop_token_ids=[1]).accept(1).finish_reason is FinishReason.STOP
-    assert continuation(1, stop=["a"]).accept(ord("a")).finish_reason is FinishReason.STOP
+    assert continuation(1, stop_token_ids=[1]).accept(Choice(1)).finish_reason is FinishReason.STOP
+    assert continuation(1, stop=["a"]).accept(Choice(ord("a"))).finish_reason is FinishReason.STOP
 
 
 def test_half_a_character_is_not_shown_at_the_end_either() -> None:
     follows = continuation(2)
-    follows.accept("\u20ac".encode()[0])
-    assert follows.accept("\u20ac".encode()[1]).text == ""
+    follows.accept(Choice("\u20ac".encode()[0]))
+    assert follows.accept(Choice("\u20ac".encode()[1])).text == ""
 
 
 def test_without_a_tokenizer_tokens_come_and_text_does_not() -> None:
     follows = Continuation(detokenizer=None, max_tokens=2, stop=["a"])
-    assert follows.accept(1).text == ""
-    assert follows.accept(2).finish_reason is FinishReason.LENGTH
+    assert follows.accept(Choice(1)).text == ""
+    assert follows.accept(Choice(2)).finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xe2", b"\xe2\x82", b"\x80" * 9])
 def test_any_prompt_of_tokens_will_do(prompt: bytes) -> None:
     detokenizer = Detokenizer(bytewise, tuple(prompt))
     assert detokenizer.push(ord("a")).endswith("a")
+
+
+def test_before_min_tokens_no_stop_counts() -> None:
+    follows = continuation(8, min_tokens=2, stop=["ab"], stop_token_ids=[ord("!")])
+    assert [follows.accept(Choice(ord(letter))).finish_reason for letter in "!a"] == [None, None]
+    assert follows.accept(Choice(ord("b"))).text == "b"  # the stop text began too early
+    assert follows.accept(Choice(ord("!"))).finish_reason is FinishReason.STOP
+
+
+def test_an_answer_goes_on_behind_what_was_delivered() -> None:
+    euro = "\u20ac".encode()
+    told = continuation(8, stop=["END"])
+    begun = [told.accept(Choice(byte)) for byte in (*b"xE", euro[0])]
+    assert [each.text for each in begun] == ["x", "", ""]
+    goes_on = continuation(8, stop=["END"], delivered=(*b"xE", euro[0]))
+    for byte in (*euro[1:], *b"EN"):
+        assert goes_on.accept(Choice(byte)) == told.accept(Choice(byte))
+    last = goes_on.accept(Choice(ord("D")))
+    assert last == told.accept(Choice(ord("D")))
+    assert last.finish_reason is FinishReason.STOP  # the last of eight, and a stop all the same
+
+
+@pytest.mark.parametrize("stops", [{"stop": ["b"]}, {"stop_token_ids": [ord("b")]}, {}])
+def test_an_answer_that_has_ended_does_not_go_on(stops: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgumentError, match="ends within"):
+        continuation(2, **stops, delivered=b"abc")
+
+
+def test_logprobs_come_with_the_bytes_of_their_tokens() -> None:
+    follows = continuation(8, spell=lambda token: bytes([token]))
+    decoded = follows.accept(Choice(0xE2, -0.5, ((0xE2, -0.5), (0x61, -1.25))))
+    assert decoded.text == ""
+    assert decoded.logprobs == TokenLogprobs(
+        chosen=TokenLogprob(token_id=0xE2, logprob=-0.5, piece=b"\xe2"),
+        top=(
+            TokenLogprob(token_id=0xE2, logprob=-0.5, piece=b"\xe2"),
+            TokenLogprob(token_id=0x61, logprob=-1.25, piece=b"a"),
+        ),
+    )
+    assert follows.accept(Choice(0x61)).logprobs is None

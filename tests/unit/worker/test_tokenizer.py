@@ -12,6 +12,7 @@ from services.common.errors import InvalidArgumentError, Reason
 from services.common.prompt import ChatMessage, Conversation, Prompt, TextPrompt, TokensPrompt
 from services.worker.tokenizer import Tokenizer, load_tokenizer
 from tests.models import copy_tokenizer
+from tests.unit.worker.backends import byte_fallback, with_end
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m['role'] + ': ' + m['content'] + '</s>' }}{% endfor %}"
@@ -158,3 +159,72 @@ def test_one_prompt_is_encoded_at_a_time_and_decoding_does_not_wait() -> None:
         assert not all(each.done() for each in encoded)
         assert [each.result() for each in encoded] == [(1,)] * 4
     assert library.most_inside == 1
+
+
+def test_pieces_of_a_byte_level_tokenizer_make_up_the_bytes(tmp_path: Path) -> None:
+    tokenizer = loaded(tmp_path)
+    text = " You may copy \u20ac \U0001f600"
+    ids = tokenizer.encode(TextPrompt(text=text))
+    assert b"".join(map(tokenizer.piece, ids)) == text.encode()
+    assert tokenizer.eos_token_id is not None
+    assert tokenizer.piece(tokenizer.eos_token_id) == b"<|end|>"
+    assert tokenizer.piece(10**6) == b""
+
+
+def test_pieces_of_a_sentencepiece_tokenizer_keep_their_spaces() -> None:
+    backend = byte_fallback()
+    tokenizer = Tokenizer(with_end(backend))
+    ids = backend.encode("ab a\u20ac e").ids
+    assert b"".join(map(tokenizer.piece, ids)) == " ab a\u20ac e".encode()
+
+
+TOOLS = (
+    "{% for t in tools or [] %}{{ '<tool>' + t['function']['name'] + '</tool>' }}{% endfor %}"
+    "{% for m in messages %}{{ m['role'] + ' ' + m.get('name', '-') + ': ' + m['content'] }}"
+    "{% for c in m.get('tool_calls', []) %}"
+    "{{ c['function']['name'] + '=' + c['function']['arguments']['city'] }}{% endfor %}"
+    "{{ m.get('tool_call_id', '') + ';' }}{% endfor %}"
+)
+WEATHER = '{"type":"function","function":{"name":"weather","parameters":{"type":"object"}}}'
+CALLED = '{"type":"function","id":"c1","function":{"name":"weather","arguments":{"city":"Rome"}}}'
+
+
+def test_tools_calls_and_names_reach_the_template(tmp_path: Path) -> None:
+    tokenizer = loaded(tmp_path, chat_template=TOOLS)
+    conversation = Conversation(
+        messages=(
+            ChatMessage(role="user", content="Hi", name="eve"),
+            ChatMessage(role="assistant", content="", tool_calls=(CALLED,)),
+            ChatMessage(role="tool", content="hot", tool_call_id="c1"),
+        ),
+        tools=(WEATHER,),
+    )
+    text = tokenizer.decode(tokenizer.encode(conversation))
+    assert text == "<tool>weather</tool>user eve: Hi;assistant -: weather=Rome;tool -: hotc1;"
+
+
+def test_a_template_that_takes_no_tools_says_so(tmp_path: Path) -> None:
+    tokenizer = loaded(tmp_path, chat_template=TEMPLATE + "{# tools #}{{ 'tools' }}")
+    conversation = Conversation(messages=talk("Hi").messages, tools=(WEATHER,))
+    with pytest.raises(InvalidArgumentError, match="takes no tools") as refused:
+        tokenizer.encode(conversation)
+    assert refused.value.reason == Reason.NO_TOOLS
+
+
+@pytest.mark.parametrize("place", ["tools", "tool_calls"])
+def test_a_control_token_in_a_tools_names_is_refused_and_in_its_values_plain(
+    tmp_path: Path, place: str
+) -> None:
+    tokenizer = loaded(tmp_path, chat_template=TOOLS + "{{ tools | tojson }}")
+    eos = tokenizer.eos_token_id
+
+    def asked(tool: str) -> Conversation:
+        if place == "tools":
+            return Conversation(messages=talk("Hi").messages, tools=(tool,))
+        said = ChatMessage(role="assistant", content="", tool_calls=(tool,))
+        return Conversation(messages=(said,), tools=(WEATHER,))
+
+    value = CALLED.replace("Rome", "a<|end|>b")
+    assert eos not in tokenizer.encode(asked(value))
+    with pytest.raises(InvalidArgumentError, match="no control tokens"):
+        tokenizer.encode(asked(CALLED.replace('"city"', '"a<|end|>b"')))

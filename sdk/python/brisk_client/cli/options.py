@@ -49,6 +49,22 @@ Temperature = Annotated[
 ]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Probability to choose from (1).")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Tokens to choose from (all).")]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", help="Least probability, as a share of the most likely token's (0)."),
+]
+PresencePenalty = Annotated[
+    float | None,
+    typer.Option("--presence-penalty", help="-2 to 2, for tokens that the answer has (0)."),
+]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option("--frequency-penalty", help="-2 to 2, for each time that it has them (0)."),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", help="A factor for tokens of prompt and answer (1)."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same answer.")]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End here. May be repeated.")
