@@ -102,9 +102,13 @@ def _all(given: argparse.Namespace, constants: calibration.Calibration) -> list[
         if str(size.nodes) not in wanted:
             continue
         for scenario, is_failing in _scaled(constants, size, is_quick=given.quick):
-            variant = scenarios.failing if is_failing else None
+            variant = _warmed_and_failing if is_failing else scenarios.warmed
             results += compare(scenario, policies, seeds[:1], _say, variant)
     return results
+
+
+def _warmed_and_failing(scenario: Scenario, seed: int) -> Scenario:
+    return scenarios.failing(scenarios.warmed(scenario, seed), seed)
 
 
 def _scaled(

@@ -52,7 +52,7 @@ class Loads:
         self._world = world
         self._by_node: dict[str, Store] = {}
         self._moving: dict[str, str] = {}  # the instance that is left, by its destination
-        self.finished = 0
+        self.finished = self._adopted = 0
 
     def begin(self, order: actions.StartLoad) -> None:
         """Begin a load."""
@@ -77,6 +77,28 @@ class Loads:
         ready_s = held.loading.ends_s + world.setup.control.init_s
         world.agenda.at(ready_s, self._loaded, worker, held, began_s)
         world.report(worker)
+
+    def adopt(self, worker: Worker, name: str) -> None:
+        """Have an instance on a worker that another leader has started before the run."""
+        world, model = self._world, self._world.setup.models[name]
+        self._adopted += 1
+        order = actions.StartLoad(
+            instance_id=f"old-{self._adopted}",
+            deployment=name,
+            model=model.deployment.model.ref,
+            worker_id=worker.worker_id,
+            address=worker.worker_id,
+            device_id=f"d{worker.index}",
+            slots=model.deployment.spec.slots,
+            context_tokens_max=model.deployment.spec.context_tokens_max,
+            memory_bytes=model.deployment.device_bytes,
+            request_id="",
+        )
+        held = Held(order=order, model=order.model, state=InstanceState.READY)
+        worker.held[order.instance_id] = held
+        world.homes[order.instance_id] = worker
+        worker.engine.add(order.instance_id, model.pace)
+        worker.store.warm(name, model.shape.weight_bytes)
 
     def cancel(self, instance_id: str) -> None:
         """Stop a load, if it is still one; the unload that follows frees its memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
@@ -10,7 +11,7 @@ from typing import Final
 from sim.calibration import Calibration
 from sim.setup import Failure, Model, Setup, model
 from sim.shapes import OPT, Shape, deployment
-from sim.workload import LENGTHS, Kind, Lengths, Workload
+from sim.workload import LENGTHS, Kind, Lengths, Workload, popularity
 
 FAILED_SHARE: Final = 0.05
 BIG_CLUSTER: Final = 1_000  # nodes, from which on heartbeats are rarer
@@ -104,7 +105,9 @@ SIZES: Final = (
 )
 SLOTS: Final = 4
 COPIES: Final = 8  # nodes that have each model on their SSD at the beginning
-MIX: Final = (("opt-1.3b", 4), ("opt-2.7b", 3), ("opt-6.7b", 2), ("opt-13b", 1))
+MIX: Final = (("opt-1.3b", 1), ("opt-2.7b", 2), ("opt-6.7b", 4), ("opt-13b", 3))
+RESIDENT_SHARE: Final = 0.6  # of all device memory, taken by the most popular models at first
+SPARE: Final = 0.7  # of an instance's slots that its usual load takes
 
 
 def scale(calibration: Calibration, size: Size, kind: Kind, *, load: float) -> Scenario:
@@ -133,6 +136,55 @@ def scale(calibration: Calibration, size: Size, kind: Kind, *, load: float) -> S
         warm_up_s=0.25 * size.duration_s,
         load=load,
     )
+
+
+def warmed(scenario: Scenario, seed: int) -> Scenario:
+    """Return a scenario whose popular models are resident, as a leader finds them that takes over.
+
+    Each has as many instances as its rate keeps busy, spread over all devices in turn.
+    """
+    setup, workload = scenario.setup, scenario.workload
+    popular = popularity(tuple(setup.models), seed)
+    total = sum((rank + 1) ** -workload.zipf for rank in range(len(popular)))
+    rooms = _Rooms(setup)
+    for rank, name in enumerate(popular):
+        its = setup.models[name]
+        busy_s = its.pace.decode_s(1) * workload.lengths.output_tokens
+        sequences = workload.rate * (rank + 1) ** -workload.zipf / total * busy_s
+        count = math.ceil(sequences / (SPARE * its.deployment.spec.slots))
+        if not all(rooms.take(name, its.deployment.device_bytes) for _ in range(count)):
+            break
+    return replace(scenario, setup=replace(setup, resident=rooms.taken()))
+
+
+class _Rooms:
+    """Devices that are filled in turn, up to a share of all their memory."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._nodes = setup.nodes
+        count = setup.nodes * int(setup.hardware.devices)
+        self._free = [setup.hardware.device_bytes] * count
+        self._left = RESIDENT_SHARE * sum(self._free)
+        self._names: dict[int, list[str]] = {}
+        self._at = 0
+
+    def take(self, name: str, need_bytes: int) -> bool:
+        """Give a model the next device that has room; False if enough is taken."""
+        count = len(self._free)
+        for _ in range(count if self._left > 0 else 0):
+            self._at = (self._at + 1) % count
+            if self._free[self._at] >= need_bytes:
+                self._free[self._at] -= need_bytes
+                self._left -= need_bytes
+                self._names.setdefault(self._at, []).append(name)
+                return True
+        return False
+
+    def taken(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """Return what is where, by node and device; neighbours in turn are on different nodes."""
+        return {
+            (at % self._nodes, at // self._nodes): tuple(names) for at, names in self._names.items()
+        }
 
 
 def failing(scenario: Scenario, seed: int) -> Scenario:

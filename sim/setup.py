@@ -45,7 +45,9 @@ class Setup:
     models: Mapping[str, Model]
     copies: int  # nodes that have each model on their SSD at the beginning
     patience_s: float = 300.0  # how long a client waits for its first token
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[Failure, ...] = ()
+    # By node and device: the models that are there at the beginning, as a new leader finds them.
+    resident: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
 
 
 def model(deployment: Deployment, shape: Shape, hardware: Hardware, control: Control) -> Model:

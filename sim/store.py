@@ -153,9 +153,9 @@ class Store:
         if arriving is not None and arriving.fetched_s <= loading.ends_s:
             del self._arriving[loading.model]
         if loading.source in (Tier.REMOTE, Tier.PEER) and loading.model not in self.ssd.sizes:
-            self._keep(self.ssd, Tier.SSD, loading)
+            self._put(self.ssd, Tier.SSD, loading.model, loading.size)
         if loading.model not in self.arena.sizes:
-            self._keep(self.arena, Tier.DRAM, loading)
+            self._put(self.arena, Tier.DRAM, loading.model, loading.size)
 
     def give_up(self, now_s: float, loading: Loading) -> None:
         """Stop a load; nothing of it stays, unless others use what it fetches."""
@@ -174,6 +174,11 @@ class Store:
         self._arriving.clear()
         for link in (self.disk, self.inward, self.outward, *self.devices):
             link.free_s = now_s
+
+    def warm(self, model: str, size: int) -> None:
+        """Have a model in memory as if it had been loaded."""
+        if model not in self.arena.sizes:
+            self._put(self.arena, Tier.DRAM, model, size)
 
     def place(self, models: Iterable[tuple[str, int]]) -> None:
         """Fill the SSD with what was imported before the run, as far as it has room."""
@@ -199,10 +204,10 @@ class Store:
             loading.fetched_s = max(ends)
         self._arriving[loading.model] = loading
 
-    def _keep(self, shelf: Shelf, tier: Tier, loading: Loading) -> None:
-        gone = shelf.put(loading.model, loading.size)
+    def _put(self, shelf: Shelf, tier: Tier, model: str, size: int) -> None:
+        gone = shelf.put(model, size)
         if gone is None:
             return
         for each in gone:
             self._told(self.node_id, each, tier, is_there=False)
-        self._told(self.node_id, loading.model, tier, is_there=True)
+        self._told(self.node_id, model, tier, is_there=True)

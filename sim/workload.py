@@ -76,7 +76,7 @@ def arrivals(workload: Workload, models: Sequence[str], seed: int) -> Iterator[A
     times = Random(f"times {seed}")
     sizes = Random(f"sizes {seed}")
     named = _functions if workload.kind is Kind.FUNCTIONS else _stream
-    for at_s, name in named(workload, models, times):
+    for at_s, name in named(workload, models, times, seed):
         if at_s >= workload.duration_s:
             return
         lengths = workload.lengths
@@ -99,11 +99,17 @@ def gaps(random: Random, rate: float, cv: float) -> Iterator[float]:
         yield random.gammavariate(shape, scale)
 
 
-def _stream(
-    workload: Workload, models: Sequence[str], random: Random
-) -> Iterator[tuple[float, str]]:
+def popularity(models: Sequence[str], seed: int) -> list[str]:
+    """Return models in the order of how often they are asked for, where Zipf's law says so."""
     popular = list(models)
-    random.shuffle(popular)
+    Random(f"popularity {seed}").shuffle(popular)
+    return popular
+
+
+def _stream(
+    workload: Workload, models: Sequence[str], random: Random, seed: int
+) -> Iterator[tuple[float, str]]:
+    popular = popularity(models, seed)
     weights = list(accumulate((rank + 1) ** -workload.zipf for rank in range(len(popular))))
     crowd = _crowd(workload)
     at_s = 0.0
@@ -156,7 +162,7 @@ def _crowd(workload: Workload) -> _Crowd:
 
 
 def _functions(
-    workload: Workload, models: Sequence[str], random: Random
+    workload: Workload, models: Sequence[str], random: Random, _: int
 ) -> Iterator[tuple[float, str]]:
     shares = [random.lognormvariate(0.0, FUNCTION_SPREAD) for _ in models]
     total = sum(shares)

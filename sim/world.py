@@ -135,10 +135,10 @@ class World:
         for model in setup.models.values():
             self.feed(events.DeploymentPut(now_s=0.0, deployment=model.deployment))
         self._is_told_tiers = True
-        for store in self.stores:
+        for index, store in enumerate(self.stores):
             told = tuple(store.ssd.sizes)
             self.feed(facts.StoreTold(now_s=0.0, node_id=store.node_id, on_ssd=told))
-            self._raise_workers(store, 0)
+            self._raise_workers(store, 0, index)
         self.feed(events.WorkersLearned(now_s=0.0))
         for failure in setup.failures:
             self.agenda.at(failure.at_s, self._fail, failure)
@@ -154,7 +154,8 @@ class World:
                 store.place(((model.name, size),))
             turn += self.setup.copies
 
-    def _raise_workers(self, store: Store, life: int) -> None:
+    def _raise_workers(self, store: Store, life: int, node: int = -1) -> None:
+        """Let a node's workers report; with its number they have what is resident there."""
         setup = self.setup
         count = int(setup.hardware.devices)
         for index in range(count):
@@ -167,6 +168,8 @@ class World:
                 memory_bytes=int(setup.hardware.device_bytes),
             )
             self.workers[worker.worker_id] = worker
+            for name in setup.resident.get((node, index), ()):
+                self.loads.adopt(worker, name)
             now_s = self.agenda.now_s
             self.feed(events.WorkerReported(now_s=now_s, worker=worker.state(now_s)))
             stagger = (len(self.workers) % 997) / 997

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from services.common.model import PhaseDuration, StartPhase, StartReport, Tier
-from services.common.placement import InstanceState, Route
+from services.common.placement import Instance, InstanceState, Route
 from services.scheduler import actions, events
 from sim import facts
 from sim.calibration import Hardware
@@ -242,15 +242,33 @@ class Baseline:
     # --- outcomes ---
 
     def _report(self, event: events.WorkerReported) -> None:
-        self._cluster.follow(event.worker)
+        slot = self._cluster.follow(event.worker)
         for said in event.worker.instances:
             kept = self._cluster.instances.get(said.instance_id)
             if kept is None:
+                self._adopt(slot, said)
                 continue
             was_idle, kept.running = kept.is_idle, said.running
             if said.idle_s is not None and not was_idle and kept.is_idle:
                 kept.idle_since_s = self._now_s - said.idle_s
                 self._is_changed = True
+
+    def _adopt(self, slot: Slot, said: Instance) -> None:
+        """Take over what was started before the run; anything else unknown is on its way out."""
+        if said.state is not InstanceState.READY:
+            return
+        kept = Kept(
+            instance_id=said.instance_id,
+            deployment=said.deployment,
+            device=slot,
+            memory_bytes=said.memory_bytes,
+            slots=said.slots,
+            state=InstanceState.READY,
+            running=said.running,
+            idle_since_s=self._now_s - (said.idle_s or 0.0),
+        )
+        self._cluster.add(kept)
+        self._deeds.append(actions.RouteUp(route=self._route(kept)))
 
     def _loaded(self, event: events.LoadSucceeded) -> None:
         kept = self._cluster.instances.get(event.instance_id)

@@ -1,15 +1,19 @@
 """Every request ends, budgets hold, tokens add up, and times are those of the hardware."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
 from services.common.model import Tier
 from sim.metrics import outcome
 from sim.request import Arrival
 from sim.runner import NAMES
+from sim.scenarios import Size, scale, warmed
 from sim.setup import Failure
-from sim.workload import Kind, Workload, arrivals
+from sim.workload import Kind, Workload, arrivals, popularity
 from sim.world import World
-from tests.unit.sim.small import SHORT, played, setup
+from tests.unit.sim.small import CONSTANTS, SHORT, played, setup
 
 
 def busy(kind: Kind = Kind.GAMMA, rate: float = 1.0, duration_s: float = 120.0) -> Workload:
@@ -98,3 +102,29 @@ def test_what_was_read_is_accounted_for() -> None:
     assert found.bytes_moved[Tier.DRAM] == found.loads * size
     assert found.bytes_moved[Tier.SSD] % size == 0
     assert 4 * size <= found.bytes_moved[Tier.SSD] <= found.loads * size
+
+
+@pytest.mark.parametrize("policy", NAMES)
+def test_what_is_resident_at_the_beginning_serves_without_a_load(policy: str) -> None:
+    made = setup("a", "b", nodes=2)
+    made = replace(made, resident={(0, 0): ("a",), (1, 1): ("b",)})
+    world = played(made, policy, [Arrival(1.0, "a", 50, 5), Arrival(2.0, "b", 50, 5)])
+    audit(world)
+    assert world.loads.finished == 0
+    assert [each.source for each in world.requests] == [Tier.DEVICE] * 2
+    assert world.stores[0].tier_of("a") is Tier.DRAM
+
+
+def test_a_warmed_cluster_has_the_popular_models_and_keeps_its_budgets() -> None:
+    size = Size(nodes=20, models=200, duration_s=20.0)
+    cold = scale(CONSTANTS, size, Kind.GAMMA, load=0.5)
+    warm = warmed(cold, 3).setup
+    held = Counter(name for names in warm.resident.values() for name in names)
+    popular = popularity(tuple(warm.models), 3)
+    assert held[popular[0]] > 1
+    assert set(held) == set(popular[: len(held)])
+    for names in warm.resident.values():
+        used = sum(warm.models[name].deployment.device_bytes for name in names)
+        assert used <= warm.hardware.device_bytes
+    total = sum(warm.models[name].deployment.device_bytes * n for name, n in held.items())
+    assert 0.6 <= total / (warm.hardware.device_bytes * 80) < 0.62
