@@ -145,6 +145,29 @@ def test_a_sequence_of_broken_numbers_harms_no_neighbour_and_is_not_remembered()
     decoder.pool.audit()
 
 
+def test_a_model_that_mixes_rows_by_itself_is_found_out_and_decoded_rightly() -> None:
+    def mix(_module: object, _given: object, output: torch.Tensor) -> torch.Tensor:
+        before = torch.nn.functional.pad(output, (0, 0, 1, 0))[:, :-1]
+        return output + before  # as if each token knew which one was before it
+
+    model = tiny("llama")
+    model.get_input_embeddings().register_forward_hook(mix)
+    prompt = list(range(50, 60))
+    expected = list(prompt)
+    for _ in range(TOKENS):
+        with torch.no_grad():
+            output = model.forward(input_ids=torch.tensor([expected]), use_cache=False)
+        expected.append(int(output.logits[0, -1].argmax()))
+    decoder = Decoders().make(model, KV_BYTES)
+    assert isinstance(decoder, SerialDecoder)
+    assert "other logits" in decoder.reason
+    assert not decoder.caches
+    house = ModelHouse(decoder)
+    sinks = [house.begin(prompt, TOKENS) for _ in range(2)]
+    house.finish()
+    assert [sink.tokens for sink in sinks] == [expected[10:]] * 2
+
+
 def test_a_real_model_is_packed_and_one_of_the_same_kind_is_not_tried_again() -> None:
     decoders = Decoders()
     first, second = load_model(DEMO_MODEL), load_model(DEMO_MODEL)

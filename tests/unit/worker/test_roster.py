@@ -105,14 +105,14 @@ def test_the_youngest_makes_way_and_no_token_comes_twice_or_is_lost() -> None:
 def test_one_that_made_way_comes_before_those_who_came_later() -> None:
     house = House(CountingDecoder(shares_max=16, room=12))
     house.begin(0, prompt=2, tokens=10)
-    second = house.begin(20, prompt=2, tokens=8)
-    third = house.begin(40, prompt=2, tokens=8)
+    second = house.begin(20, prompt=2, tokens=9)
+    third = house.begin(40, prompt=9, tokens=2)  # has to wait from the start
     ends: list[str] = []
     second.at_end = lambda: ends.append("second")
     third.at_end = lambda: ends.append("third")
     house.finish()
     assert ends == ["second", "third"]
-    assert (second.tokens, third.tokens) == (counted(21, 8), counted(41, 8))
+    assert (second.tokens, third.tokens) == (counted(21, 9), counted(48, 2))
 
 
 def test_a_reader_that_is_behind_makes_way_and_comes_back_when_it_reads() -> None:
