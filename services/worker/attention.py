@@ -92,9 +92,16 @@ class Span:
     seen: int
     runs: Sequence[tuple[int, int]]  # where its tokens are stored: (first place, places in a row)
     masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+    found: dict[int, tuple[slice, ...]] = field(default_factory=dict)  # by the first token
 
-    def pieces(self, start: int, stop: int) -> Iterator[slice]:
-        """Yield where tokens `start` to `stop` of the sequence are stored."""
+    def pieces(self, start: int) -> tuple[slice, ...]:
+        """Return where the sequence's tokens from `start` on are stored, its rows included."""
+        found = self.found.get(start)
+        if found is None:
+            found = self.found[start] = tuple(self._find(start, self.seen + self.rows))
+        return found
+
+    def _find(self, start: int, stop: int) -> Iterator[slice]:
         token = 0
         for place, count in self.runs:
             low, high = max(start, token), min(stop, token + count)
@@ -184,8 +191,8 @@ class _Layer:
 
     def all_rows(self, span: Span, query: Tensor) -> Tensor:
         """Return what the rows of `query` take; shapes as in `attend`."""
-        start, stop = self._first_seen(span.seen), span.seen + span.rows
-        key, value = _read(self.keys, span, start, stop), _read(self.values, span, start, stop)
+        start = self._first_seen(span.seen)
+        key, value = _read(self.keys, span, start), _read(self.values, span, start)
         if span.rows == 1:
             return self._row(query, key, value)
         mask, is_causal = self._mask(span, start, query)
@@ -204,10 +211,9 @@ class _Layer:
 
     def each_row(self, span: Span, query: Tensor) -> Tensor:
         """Return the same, by one calculation of the same kind for each row."""
-        stop = span.seen + span.rows
         # From the first key on and always copied: how they lie in memory is the same each time.
-        key = _read(self.keys, span, 0, stop, in_place=False)
-        value = _read(self.values, span, 0, stop, in_place=False)
+        key = _read(self.keys, span, 0, in_place=False)
+        value = _read(self.values, span, 0, in_place=False)
         answers = []
         for row in range(span.rows):
             seen = slice(self._first_seen(span.seen + row), span.seen + row + 1)
@@ -273,12 +279,13 @@ class _Layer:
         return mask, False
 
 
-def _read(store: Tensor, span: Span, start: int, stop: int, *, in_place: bool = True) -> Tensor:
-    """Return tokens `start` to `stop` of a store as [1, heads, tokens, size]."""
-    pieces = tuple(span.pieces(start, stop))
-    _, heads, size = store.shape
+def _read(store: Tensor, span: Span, start: int, *, in_place: bool = True) -> Tensor:
+    """Return a span's tokens from `start` on as [1, heads, tokens, size]."""
+    pieces = span.pieces(start)
     if in_place and len(pieces) == 1:
-        shape, strides = (1, heads, stop - start, size), (heads * size, size, heads * size, 1)
+        _, heads, size = store.shape
+        shape = (1, heads, span.seen + span.rows - start, size)
+        strides = (heads * size, size, heads * size, 1)
         return store.as_strided(shape, strides, pieces[0].start * heads * size)
     return torch.cat([store[piece] for piece in pieces]).transpose(0, 1).unsqueeze(0)
 
