@@ -37,6 +37,7 @@ _INDEX_NAMES: Final = frozenset({"layer_idx", "layer_id", "layer_index", "idx", 
 _TOLERANCE: Final = {torch.float32: 2e-3, torch.float64: 2e-3}  # of the largest logit
 _TOLERANCE_HALF: Final = 0.1
 _KNOWN_MAX: Final = 256
+_OUTPUTS: Final = 256  # logits that are compared: a head may take longer than some layers
 
 _FIRST: Final = 4  # tokens of the one sequence that is tried
 _SECOND: Final = 6  # and of the other
@@ -152,11 +153,12 @@ def _tried(model: PreTrainedModel, *, exact: bool) -> Packing:
     """Return how to pack. Raises _UnpackableError, and what the model raises."""
     sequences = _sequences(model)
     with _some_layers(model) as kinds:
-        expected = [_alone(model, tokens) for tokens in sequences]
-        model.set_attn_implementation(NAME)
-        if _attention_of(model) != NAME:
-            raise _UnpackableError("its attention cannot be replaced")
-        seen, found = _shown(model, sequences, _STEPS, rows=None)
+        with _some_outputs(model):
+            expected = [_alone(model, tokens) for tokens in sequences]
+            model.set_attn_implementation(NAME)
+            if _attention_of(model) != NAME:
+                raise _UnpackableError("its attention cannot be replaced")
+            seen, found = _shown(model, sequences, _STEPS, rows=None)
         _compare(seen, expected, model.dtype)
         layers = _all_layers(kinds, found, _text_config(model))
         rows = _exact_rows(model, sequences) if exact else None
@@ -177,7 +179,7 @@ def _is_cached(model: PreTrainedModel) -> bool:
     decoder = SerialDecoder(model)
     seen: _Seen = {}
     try:
-        with _some_layers(model):
+        with _some_layers(model), _some_outputs(model):
             expected = _alone(model, tokens)
             strand = decoder.open((), len(tokens))
             for part in (tokens[:3], tokens[3:4], tokens[4:]):
@@ -317,6 +319,23 @@ def _some_layers(model: PreTrainedModel) -> Iterator[list[object]]:
         yield kinds
     finally:
         setattr(owner, name, stack)
+
+
+@contextmanager
+def _some_outputs(model: PreTrainedModel) -> Iterator[None]:
+    """Have the model tell for the block the logits of its first tokens only, if it can."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(head, nn.Linear) or head.out_features <= _OUTPUTS:
+        yield
+        return
+    weight, bias = head.weight, head.bias
+    head.weight = nn.Parameter(weight[:_OUTPUTS], requires_grad=False)
+    if bias is not None:
+        head.bias = nn.Parameter(bias[:_OUTPUTS], requires_grad=False)
+    try:
+        yield
+    finally:
+        head.weight, head.bias = weight, bias
 
 
 def _kind(layer: nn.Module) -> tuple[Any, ...]:

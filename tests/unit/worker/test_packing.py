@@ -188,8 +188,11 @@ def test_a_real_model_is_packed_and_one_of_the_same_kind_is_not_tried_again() ->
 def test_one_model_is_whole_again_after_it_was_tried() -> None:
     model = tiny("gpt2")
     parts = [name for name, _ in model.named_modules()]
+    weights = {name: id(weight) for name, weight in model.named_parameters(remove_duplicate=False)}
     Decoders().make(model, KV_BYTES)
     assert [name for name, _ in model.named_modules()] == parts
+    after = {name: id(weight) for name, weight in model.named_parameters(remove_duplicate=False)}
+    assert after == weights
     bloom = tiny("bloom")
     own = bloom.config._attn_implementation  # noqa: SLF001
     Decoders().make(bloom, KV_BYTES)
