@@ -14,9 +14,9 @@ import brisk_native
 
 from services.storemgr.ports import Job, JobStoppedError, Progress
 from services.storemgr.refusal import MalformedError, invalid_model
+from services.storemgr.store import used_bytes
 
 _PROBE_BYTES: Final = 64 * 1024
-_BLOCK_BYTES: Final = 512  # what st_blocks counts, whatever the file system
 
 
 class NativeDisk:
@@ -37,25 +37,6 @@ class NativeDisk:
         if not self._budget_bytes:
             return free
         return max(0, min(free, self._budget_bytes - used_bytes(folder)))
-
-
-def used_bytes(folder: Path) -> int:
-    """Return what all files under `folder` take, each once; what vanishes meanwhile is skipped.
-
-    Files that are hard-linked elsewhere count: they stay when the other name goes. Raises OSError.
-    """
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                facts = os.lstat(Path(parent, name))
-            except FileNotFoundError:
-                continue
-            if (facts.st_dev, facts.st_ino) not in seen:
-                seen.add((facts.st_dev, facts.st_ino))
-                total += facts.st_blocks * _BLOCK_BYTES
-    return total
 
 
 class NativeJob:

@@ -274,6 +274,25 @@ class Library:
                 async for progress in news:
                     yield progress
 
+    async def verify(self, ref: ModelRef) -> Manifest:
+        """Compare all files of a model with their checksums and return what it is.
+
+        Raises NotFoundError (MODEL_NOT_FOUND) and DataLossError (CHECKSUM_MISMATCH).
+        """
+        async with self._names.hold(self._catalog.find(ref).name):
+            manifest = self._catalog.find(ref)
+            job = self._disk.new_job()
+            verifying = begin(
+                self._threads.files, verify, self._store, manifest, manifest.files, job
+            )
+            verified = await finish(verifying, stop=job.stop)
+            self._put(verified)
+        return verified
+
+    async def sweep(self) -> tuple[int, int]:
+        """Delete what was put aside as damaged; return how many models and bytes that were."""
+        return await finish(begin(self._threads.files, self._store.empty_quarantine))
+
     def evict(self, ref: ModelRef) -> None:
         """Remove a model from memory; fine if it is not there.
 

@@ -123,6 +123,16 @@ class StorageServicer(pb_grpc.StorageServiceServicer):
         self._library.evict(model_ref_from_proto(request.model))
         return pb.EvictResponse()
 
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
+        """Compare a model's files with their checksums; see the proto."""
+        manifest = await self._library.verify(model_ref_from_proto(request.model))
+        return pb.VerifyResponse(files=len(manifest.files), file_bytes=manifest.file_bytes)
+
+    async def Sweep(self, request: pb.SweepRequest, context: Context) -> pb.SweepResponse:
+        """Delete what was put into quarantine; see the proto."""
+        models, freed_bytes = await self._library.sweep()
+        return pb.SweepResponse(models=models, freed_bytes=freed_bytes)
+
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
         """Say whether a model must stay in memory; see the proto."""
         ref = model_ref_from_proto(request.model)

@@ -42,6 +42,7 @@ from services.storemgr.refusal import MalformedError
 log = get_logger(__name__)
 
 _STORE: Final = "store"
+_BLOCK_BYTES: Final = 512  # what st_blocks counts, whatever the file system
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -104,6 +105,19 @@ class Store:
                     unusable += 1
                     log.warning("stored model is unreadable", folder=str(folder), error=str(error))
         return Scan(manifests=tuple(found), unusable=unusable)
+
+    def empty_quarantine(self) -> tuple[int, int]:
+        """Delete what was put aside; return how many models that were, and their bytes.
+
+        Raises OSError if it cannot be listed; what cannot be deleted is logged and stays.
+        """
+        models, freed = 0, 0
+        for aside in list(self._quarantine.iterdir()):
+            size = used_bytes(aside)
+            self.discard(aside)
+            if not aside.exists():
+                models, freed = models + 1, freed + size
+        return models, freed
 
     # --- Where things are ---
 
@@ -218,6 +232,25 @@ class Store:
             if identity(folder / file.name)[0] != file.size_bytes:
                 raise MalformedError(f"has {file.name} with another size than it had")
         return manifest
+
+
+def used_bytes(folder: Path) -> int:
+    """Return what all files under `folder` take, each once; what vanishes meanwhile is skipped.
+
+    Files that are hard-linked elsewhere count: they stay when the other name goes. Raises OSError.
+    """
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                facts = Path(parent, name).lstat()
+            except FileNotFoundError:
+                continue
+            if (facts.st_dev, facts.st_ino) not in seen:
+                seen.add((facts.st_dev, facts.st_ino))
+                total += facts.st_blocks * _BLOCK_BYTES
+    return total
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -122,6 +122,16 @@ class FakeStoreServer(pb2_grpc.StorageServiceServicer):
     async def Evict(self, request: pb2.EvictRequest, context: Context) -> pb2.EvictResponse:  # noqa: N802
         return pb2.EvictResponse()
 
+    async def Verify(  # noqa: N802
+        self, request: pb2.VerifyRequest, context: Context
+    ) -> pb2.VerifyResponse:
+        return pb2.VerifyResponse()
+
+    async def Sweep(  # noqa: N802
+        self, request: pb2.SweepRequest, context: Context
+    ) -> pb2.SweepResponse:
+        return pb2.SweepResponse()
+
     async def Pin(self, request: pb2.PinRequest, context: Context) -> pb2.PinResponse:  # noqa: N802
         return pb2.PinResponse()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import brisk_native
 import pytest
@@ -100,6 +101,28 @@ async def test_df_tells_sizes_and_what_the_disk_gives(operator: Operator, deploy
     text = await operator.run("df")
     assert "64.0 MiB" in text
     assert "local" in text
+
+
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def put_aside(aside: Path) -> None:
+    (aside / "broken--0a1b").mkdir()
+    (aside / "broken--0a1b" / "weights").write_bytes(bytes(100_000))
+
+
+async def test_stored_models_are_verified_and_damaged_ones_deleted_on_demand(
+    operator: Operator, deploy: Deploy, cluster: LocalCluster
+) -> None:
+    await deploy(MODEL)
+    assert await operator.run("verify", MODEL) == f"{MODEL} is sound on local\n"
+    aside = cluster.spec.folder.node("local", only=True) / "store" / "quarantine"
+    put_aside(aside)
+    (swept,) = json.loads(await operator.run("gc", "--json"))
+    assert swept["models"] == 1
+    assert swept["freed_bytes"] >= 100_000
+    assert is_empty(aside)
 
 
 async def test_unknown_models_and_nodes_are_told(operator: Operator) -> None:

@@ -22,6 +22,7 @@ from tests.integration.storemgr.nodes import (
     Stub,
     describe,
     import_folder,
+    names_in,
     running,
     stub_of,
 )
@@ -156,6 +157,23 @@ async def test_damage_on_the_disk_ends_a_lease_that_maps(stub: Stub, good: Path)
         await messages(stub, lease_request())
     assert from_rpc_error(refused.value).reason == "CHECKSUM_MISMATCH"
     assert (await describe(stub)).arena.free_bytes == ARENA
+
+
+async def test_verifying_finds_damage_that_no_time_gives_away(stub: Stub, good: Path) -> None:
+    await import_folder(stub, good)
+    request = pb.VerifyRequest(model=model_pb2.ModelRef(name="good"))
+    sound = await stub.Verify(request, timeout=30)
+    (only,) = await messages(stub, lease_request(maps=False))
+    assert sound.files == len(names_in(Path(only.folder))) - 1  # but the manifest
+    path = Path(only.folder) / WEIGHTS
+    facts = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # as a failing disk would
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Verify(request, timeout=30)
+    assert from_rpc_error(refused.value).reason == "CHECKSUM_MISMATCH"
 
 
 async def test_a_deleted_model_leaves_memory_too(stub: Stub, good: Path) -> None:

@@ -9,12 +9,12 @@ import brisk_native
 import pytest
 
 from services.common.errors import Reason, ResourceExhaustedError
-from services.storemgr.adapters import NativeDisk, probe_loader, used_bytes
+from services.storemgr.adapters import NativeDisk, probe_loader
 from services.storemgr.importer import Importer, ImportOrder
 from services.storemgr.ports import JobStoppedError
 from services.storemgr.refusal import MalformedError
 from services.storemgr.source import parse_source
-from services.storemgr.store import Store
+from services.storemgr.store import Store, used_bytes
 from tests.broken_models import good_folder
 from tests.unit.storemgr.disks import fetcher_in
 

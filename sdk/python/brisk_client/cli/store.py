@@ -23,7 +23,7 @@ from brisk_client.results import ImportProgress
 from brisk_client.sync import Client
 
 TIMEOUT_S: Final = 30.0
-PREFETCH_TIMEOUT_S: Final = 3600.0
+LONG_S: Final = 3600.0  # of what reads whole models
 
 app = typer.Typer(
     help="What the nodes have of each model, on their disks and in memory.", no_args_is_help=True
@@ -68,6 +68,15 @@ class NodeStore:
     bytes_per_second: int
     queued_bytes: int
     busy_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweptNode:
+    """What was deleted on a node."""
+
+    node_id: str
+    models: int
+    freed_bytes: int
 
 
 @app.command("ls")
@@ -153,7 +162,7 @@ def prefetch(
     with import_bar("reading") as on_progress:
 
         def bring(stub: StorageServiceStub) -> None:
-            for each in stub.Prefetch(request, timeout=PREFETCH_TIMEOUT_S):
+            for each in stub.Prefetch(request, timeout=LONG_S):
                 on_progress(
                     ImportProgress(
                         bytes_done=each.bytes_done, bytes_total=each.bytes_total, file=model
@@ -192,6 +201,44 @@ def pin(
     request = pb.PinRequest(model=_ref(model), pinned=True)
     done = _on_each(endpoint, node, lambda stub: stub.Pin(request, timeout=TIMEOUT_S))
     _tell(model, done, "is pinned", as_json=as_json)
+
+
+@app.command()
+def verify(
+    model: ModelName, *, node: Node = None, endpoint: Endpoint = None, as_json: AsJson = False
+) -> None:
+    """Read all files of a model and compare them with their checksums.
+
+    For example:
+
+      brisk store verify tiny
+    """
+    request = pb.VerifyRequest(model=_ref(model))
+    done = _on_each(endpoint, node, lambda stub: stub.Verify(request, timeout=LONG_S))
+    _tell(model, done, "is sound", as_json=as_json)
+
+
+@app.command()
+def gc(*, node: Node = None, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
+    """Delete the damaged models that nodes put into quarantine.
+
+    For example:
+
+      brisk store gc
+    """
+    swept = []
+    for node_id, address in _addresses(endpoint, node):
+        with _stub(address) as stub:
+            reply = stub.Sweep(pb.SweepRequest(), timeout=LONG_S)
+        swept.append(SweptNode(node_id=node_id, models=reply.models, freed_bytes=reply.freed_bytes))
+    if as_json:
+        print_json(swept)
+        return
+    for each in swept:
+        out().print(
+            f"{each.models} damaged models deleted on {each.node_id}, "
+            f"{human_bytes(each.freed_bytes)}"
+        )
 
 
 @app.command()
