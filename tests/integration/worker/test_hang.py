@@ -15,7 +15,7 @@ PROMPT = " ".join(["You may copy and distribute the Program"] * 20)
 async def test_a_step_over_the_limit_ends_the_worker(tmp_path: Path, redis_url: str) -> None:
     # No step of this model is as fast as the limit: to the worker, its device hangs.
     with run_cluster(
-        tmp_path, redis_url, step_s_max="0.001", drain_s="2", announce_s="0"
+        tmp_path, redis_url, step_s_max="0.001", drain_s="2", announce_s="0", exact="true"
     ) as cluster:
         info = await cluster.import_model(DEMO_MODEL, "demo")
         async with connect(cluster.worker.grpc) as stub:
@@ -31,3 +31,5 @@ async def test_a_step_over_the_limit_ends_the_worker(tmp_path: Path, redis_url: 
         assert error.reason == Reason.WORKER_LOST
         assert cluster.worker.wait() == 1
         assert "a decode step has not ended within 0.001 s" in cluster.worker.log()
+        packed = [each for each in cluster.worker.events() if "exact_rows" in each]
+        assert [each["exact_rows"] for each in packed] == [16]  # as it was set

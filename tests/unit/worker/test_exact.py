@@ -1,9 +1,12 @@
 """Exact decoding: a sequence's logits are the same to the bit, however it was computed."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 
+from services.worker import metrics
 from services.worker.decoder import Decoders
 from services.worker.packed import PackedDecoder
 from services.worker.ports import Decoder
@@ -11,6 +14,7 @@ from services.worker.probe import EXACT_ROWS
 from services.worker.sampler import Logits
 from services.worker.serial import SerialDecoder
 from tests.architectures import VOCABULARY, greedy_alone, tiny
+from tests.unit.worker.doubles import ListSink
 from tests.unit.worker.house_of_models import KV_BYTES, ModelHouse, show, shown
 
 KINDS = ("llama", "opt", "gpt2", "gemma2", "mistral")
@@ -82,6 +86,39 @@ def test_a_model_that_is_not_packed_sees_token_after_token() -> None:
     assert isinstance(decoder, SerialDecoder)
     parts = (TOKENS[:7], TOKENS[7:30], TOKENS[30:])
     assert np.array_equal(shown(decoder, [TOKENS]), shown(decoder, parts))
+
+
+def test_nothing_that_happens_to_others_changes_a_token() -> None:
+    draw = random.Random(7)  # noqa: S311 - the same each time
+    prompts = [(*TOKENS[:size], family) for family in (1, 2, 3) for size in (0, 16, 31, 40)]
+    alone = []
+    for prompt in prompts:
+        house = ModelHouse(exact("llama", torch.float32))
+        sink = house.begin(prompt, 30)
+        house.finish()
+        alone.append(sink.tokens)
+    model = tiny("llama")
+    decoder = Decoders(exact=True).make(model, 768 * 16 * 14)  # room for three of the longest
+    assert isinstance(decoder, PackedDecoder)
+    house = ModelHouse(decoder)
+    before = metrics.PREEMPTIONS._value.get()  # noqa: SLF001 - there is no other way to read it
+    begun: list[tuple[int, ListSink]] = []
+    for _ in range(250):
+        if len(begun) < 60 and draw.random() < 0.3:
+            chosen = draw.randrange(len(prompts))
+            begun.append((chosen, house.begin(prompts[chosen], 30)))
+        if begun and draw.random() < 0.1:
+            house.roster.end(f"s{draw.randint(1, len(begun))}", None)
+        house.step()
+        decoder.pool.audit()
+    house.finish()
+    assert metrics.PREEMPTIONS._value.get() > before  # noqa: SLF001
+    assert len(begun) > 40
+    assert sum(len(sink.tokens) == 30 for _, sink in begun) > 20
+    for chosen, sink in begun:
+        assert sink.error is None
+        assert sink.tokens == alone[chosen][: len(sink.tokens)]
+    assert decoder.pool.held == 0
 
 
 def test_exact_tokens_are_those_of_generate() -> None:
