@@ -1,7 +1,7 @@
 """A cluster of any size for `bench.scheduler`: the core's own events, no processes, virtual time.
 
-Nodes have four devices of 80 GiB and one of three speeds of disk; models are of four sizes, each on
-the disks of some nodes and in the memory of few; devices are filled with idle instances, as they
+Nodes have four devices of 80 GiB and one of three speeds of disk; models are of three sizes, each
+on the disks of some nodes and in the memory of few; devices are filled with idle instances, as they
 are in a cluster that has more models than memory. Everything is drawn from one seed.
 """
 
@@ -24,8 +24,8 @@ from services.scheduler.state import Limits, State
 
 GIB = 2**30
 DEVICES, DEVICE_BYTES = 4, 80 * GIB
-SIZES = (3 * GIB, 13 * GIB, 26 * GIB, 60 * GIB)  # 1.3, 6.7, 13 and 30 thousand million parameters
-SHARES = (30, 40, 20, 10)
+SIZES = (13 * GIB, 26 * GIB, 60 * GIB)  # 6.7, 13 and 30 thousand million parameters
+SHARES = (15, 40, 45)  # so that about three quarters of the models fit at a time
 COPIES_ON_SSD = 8  # nodes that have a model on their disk
 SPEEDS = (1.5e9, 3e9, 6e9)  # of disks
 DRAM_MODELS = 4  # in a node's memory

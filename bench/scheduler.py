@@ -27,7 +27,7 @@ SAMPLE, SAMPLE_QUICK = 200, 30
 RATE_MARK, P99_MARK_MS, EXCESS_MARK, GROWTH_MARK = 5_000.0, 1.0, 0.05, 2.0
 METHOD = (
     "One process feeds the core with a cluster's events. Nodes have 4 devices of 80 GiB, nearly "
-    "all full of idle instances, and disks of 1.5, 3 or 6 GB/s; there are ten models to a node, 3 "
+    "all full of idle instances, and disks of 1.5, 3 or 6 GB/s; there are ten models to a node, 13 "
     "to 60 GiB large, each on eight disks, some in memory. Requests come in batches of 50 for "
     "models that no device holds; a placement is all that is decided for one of them: the request, "
     "evictions, the load and its outcome, the release. A decision's time is that of one event. "

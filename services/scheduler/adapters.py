@@ -23,6 +23,7 @@ from services.common.placement import WorkerState
 from services.common.registry import Registry, ServiceFacts
 from services.common.status import from_rpc_error
 from services.common.wire import (
+    duration_from_proto,
     model_info_from_proto,
     model_ref_to_proto,
     progress_from_proto,
@@ -162,7 +163,11 @@ class GrpcStores:
             request = storage_pb2.DescribeRequest()
             response = await _told(stub.Describe(request, timeout=DESCRIBE_S_MAX))
         return StoreContents(
-            stored=tuple(Stored(model_info_from_proto(each.info).ref) for each in response.models)
+            stored=tuple(
+                Stored(model_info_from_proto(each.info).ref, each.dram_bytes)
+                for each in response.models
+            ),
+            busy_s=duration_from_proto(response.disk.busy_for),
         )
 
     async def delete(self, address: str, model: ModelRef) -> None:

@@ -11,24 +11,27 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from services.common.model import ModelInfo, Tier
+from services.common.model import Tier
 from services.common.placement import InstanceState
-from services.scheduler.choice import Ask, Candidate, Estimate, Way
+from services.scheduler.choice import Ask, Candidate, Estimate, Reach, Way
 from services.scheduler.first_fit import DeviceKey
 from services.scheduler.instance import Exit, Instance
 from services.scheduler.ledger import DeviceLedger
 from services.scheduler.state import State
 from services.scheduler.victims import cheapest
 
-DRAM_MAX: Final = 16  # nodes looked at that have some of the model in DRAM
+DRAM_MAX: Final = 8  # nodes looked at that have some of the model in DRAM
+PER_NODE: Final = 2  # devices of one node
 SSD_MAX: Final = 8  # and on SSD, where not all have it
 RANKS_MAX: Final = 2  # of nodes with room: the fastest, and those done soonest
-IDLE_MAX: Final = 32  # instances looked at that are idle for longest
+IDLE_MAX: Final = 12  # instances looked at that are idle for longest
 FALLBACKS_MAX: Final = 4
+LARGE_MAX: Final = 128  # devices looked at to wait at, when somebody waits at each
 CANNOT_MIGRATE: Final = "workers cannot migrate sequences"
 
 _FREE_IO: Final = frozenset({Tier.DRAM, Tier.DEVICE})  # whose bytes pass no queue of the node
 _MS: Final = 1000.0
+_RELOAD_HOLDS_S: Final = 10.0  # an estimate of what an eviction costs
 _STAYS: Final = 3.0  # times its start that an instance stays which was evicted lately
 
 
@@ -185,20 +188,28 @@ def near(state: State, ask: Ask) -> Iterator[DeviceKey]:
 
 
 def _of_node(state: State, ask: Ask, node_id: str) -> Iterator[DeviceKey]:
-    """Yield the device of a node with the least room that suffices, else those that may get it."""
+    """Yield the device of a node with the least room that suffices, else some that may get it."""
     fits: tuple[int, DeviceKey] | None = None
-    others: list[DeviceKey] = []
+    others: list[tuple[float, DeviceKey]] = []
     for key in state.ledger.of_node(node_id):
         device = state.ledger.devices[key]
         free_bytes = device.free_bytes(ask.claimant)
         if free_bytes < ask.need_bytes:
-            others.append(key)
+            others.append((_rest_since_s(device), key))
         elif fits is None or free_bytes < fits[0]:
             fits = (free_bytes, key)
     if fits is None:
-        yield from others
+        yield from (key for _, key in sorted(others)[:PER_NODE])
     else:
         yield fits[1]
+
+
+def _rest_since_s(device: DeviceLedger) -> float:
+    """Return since when the longest idle instance of a device is idle: there little is lost."""
+    return min(
+        (each.idle_since_s for each in device.instances.values() if each.idle_since_s is not None),
+        default=math.inf,
+    )
 
 
 def roomy(state: State, ask: Ask) -> Iterator[DeviceKey]:
@@ -260,7 +271,7 @@ def to_wait_at(state: State, ask: Ask) -> DeviceKey:
     is_large = device.memory_bytes >= ask.need_bytes
     if is_large and not device.claims and key.worker_id not in ask.avoided:
         return key
-    large = list(islice(_large(state, ask.need_bytes), 4 * IDLE_MAX))
+    large = list(islice(_large(state, ask.need_bytes), LARGE_MAX))
     devices = [ledger.devices[each] for each in large]
     best = min(
         devices,
@@ -293,11 +304,7 @@ def may_go(state: State, instance: Instance, now_s: float) -> bool:
     limits = state.limits
     if now_s - state.evicted_s.get(instance.deployment, -math.inf) >= limits.rest_s:
         return True
-    deployment = state.deployments.get(instance.deployment)
-    if deployment is None:
-        return True
-    transfer_s, _ = _transfer(state, instance.device.node_id, deployment.model)
-    start_s = transfer_s + state.estimates.init_s(deployment.model.ref)
+    start_s = _reload_ms(state, instance, now_s) / _MS
     return now_s - instance.ready_s >= min(limits.rest_s, _STAYS * start_s)
 
 
@@ -307,14 +314,26 @@ def loss_ms_of(state: State, instance: Instance, now_s: float) -> float:
     Its own start again, times how likely it is to be asked for within the horizon: one that is
     idle for as long as the horizon already is as likely to be as not.
     """
+    start_ms = _reload_ms(state, instance, now_s)
+    if instance.idle_since_s is None or now_s <= instance.idle_since_s:
+        return start_ms
+    horizon_s = state.limits.reuse_s
+    return start_ms * horizon_s / (horizon_s + now_s - instance.idle_since_s)
+
+
+def _reload_ms(state: State, instance: Instance, now_s: float) -> float:
+    """Return what a start of an instance's model on its node would take, as of lately."""
+    if now_s < instance.reload_until_s:
+        return instance.reload_ms
     deployment = state.deployments.get(instance.deployment)
     if deployment is None:
         return 0.0
-    horizon_s = state.limits.reuse_s
-    idle_s = 0.0 if instance.idle_since_s is None else max(0.0, now_s - instance.idle_since_s)
-    transfer_s, _ = _transfer(state, instance.device.node_id, deployment.model)
-    start_s = transfer_s + state.estimates.init_s(deployment.model.ref)
-    return start_s * _MS * horizon_s / (horizon_s + idle_s)
+    model, node_id = deployment.model, instance.device.node_id
+    source = state.residency.source(node_id, model.ref, model.weight_bytes)
+    start_s = state.estimates.init_s(model.ref)
+    start_s += state.estimates.transfer_s(node_id, source.tier, model.ref, source.missing_bytes)
+    instance.reload_ms, instance.reload_until_s = start_s * _MS, now_s + _RELOAD_HOLDS_S
+    return instance.reload_ms
 
 
 def free_in_s(state: State, instance: Instance, now_s: float) -> float:
@@ -330,10 +349,22 @@ def free_in_s(state: State, instance: Instance, now_s: float) -> float:
     return left_s
 
 
-def _transfer(state: State, node_id: str, model: ModelInfo) -> tuple[float, Tier]:
-    source = state.residency.source(node_id, model.ref, model.weight_bytes)
-    seconds = state.estimates.transfer_s(node_id, source.tier, model.ref, source.missing_bytes)
-    return seconds, source.tier
+def reach(state: State, ask: Ask, node_id: str) -> Reach:
+    """Return how soon a node would have the model on a device with room."""
+    found = ask.nodes.get(node_id)
+    if found is None:
+        model = ask.model
+        source = state.residency.source(node_id, model.ref, model.weight_bytes)
+        transfer_s = state.estimates.transfer_s(
+            node_id, source.tier, model.ref, source.missing_bytes
+        )
+        wait_s = 0.0
+        if source.tier not in _FREE_IO and (io := state.io.get(node_id)) is not None:
+            wait_s = io.wait_s(ask.now_s)
+        init_s = state.estimates.init_s(model.ref)
+        found = Reach(source.tier, wait_s * _MS, transfer_s * _MS, init_s * _MS)
+        ask.nodes[node_id] = found
+    return found
 
 
 def _candidate(
@@ -346,12 +377,9 @@ def _candidate(
     loss_ms: float = 0.0,
     victims: Iterable[Instance] = (),
 ) -> Candidate:
-    transfer_s, tier = _transfer(state, key.node_id, ask.model)
-    queue_s = 0.0
-    if tier not in _FREE_IO and (io := state.io.get(key.node_id)) is not None:
-        queue_s = max(0.0, io.wait_s(ask.now_s) - room_s)
-    estimate = Estimate(
-        room_s * _MS, queue_s * _MS, transfer_s * _MS, state.estimates.init_s(ask.model.ref) * _MS
-    )
+    there = reach(state, ask, key.node_id)
+    room_ms = room_s * _MS
+    queue_ms = max(0.0, there.wait_ms - room_ms)
+    estimate = Estimate(room_ms, queue_ms, there.transfer_ms, there.init_ms)
     ids = tuple(each.instance_id for each in victims)
-    return Candidate(way, key, tier, estimate, loss_ms, ids)
+    return Candidate(way, key, there.tier, estimate, loss_ms, ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -59,6 +59,20 @@ class Choice(NamedTuple):
     considered: tuple[Candidate, ...] = ()
 
 
+class Reach(NamedTuple):
+    """How soon a node would have the model on a device with room, in milliseconds."""
+
+    tier: Tier
+    wait_ms: float  # for the node's other loads
+    transfer_ms: float
+    init_ms: float
+
+    @property
+    def least_ms(self) -> float:
+        """Return the sum: no start there takes less."""
+        return self.wait_ms + self.transfer_ms + self.init_ms
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """The question where a deployment should start."""
@@ -71,3 +85,4 @@ class Ask:
     asked_s: float  # when its first request came
     claim: DeviceKey | None = None  # where it waits for room already
     avoided: Mapping[str, None]  # workers that failed it
+    nodes: dict[str, Reach] = field(default_factory=dict)  # what was found out while choosing

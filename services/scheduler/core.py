@@ -139,7 +139,7 @@ def _handle_outcome(
             loads.fail(turn, instance, event.error)
             leaving.end(turn, instance)
             starts.start_failed(turn, start, instance.worker_id, event.error)
-        case UnloadSucceeded():
+        case UnloadSucceeded() if instance.state is InstanceState.LEAVING:
             leaving.learn(turn, instance)
             leaving.end(turn, instance)
         case UnloadRefused() if instance.exit is Exit.IF_IDLE:

@@ -44,6 +44,8 @@ class Instance:
     busy_since_s: float | None = None  # since when it has had sequences; None: it has none
     leaving_since_s: float = 0.0
     expected: Candidate | None = None  # what was predicted when its load was ordered
+    reload_ms: float = 0.0  # what a start of it here would take, as it was estimated lately
+    reload_until_s: float = -math.inf  # until when that holds
     placement_id: str = ""  # the placement that it came of; empty if another leader's
     start_key: str = ""  # the start, while it is loading
     is_reported: bool = False  # whether a report of its worker has listed it

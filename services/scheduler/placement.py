@@ -7,6 +7,7 @@ one may pass an earlier one only with bytes that the earlier one has no claim on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -19,11 +20,12 @@ from services.common.errors import (
 from services.common.model import StartPhase, StartProgress
 from services.common.placement import InstanceState
 from services.scheduler import actions, loads
-from services.scheduler.candidates import loss_ms_of, may_go, to_wait_at
+from services.scheduler.candidates import free, loss_ms_of, may_go, to_wait_at
 from services.scheduler.choice import Ask, Candidate, Choice, Way
 from services.scheduler.first_fit import DeviceKey
 from services.scheduler.instance import Exit, Instance
 from services.scheduler.leaving import make_way, retire
+from services.scheduler.ledger import DeviceLedger
 from services.scheduler.starts import (
     drop,
     refuse_all,
@@ -75,7 +77,7 @@ def _affected(turn: Turn) -> tuple[str, ...]:
         device = state.ledger.devices.get(device_key)
         if device is None or not device.is_open:
             continue
-        found.update(dict.fromkeys(device.claims))
+        found.update(dict.fromkeys(_served_first(device)))
         left_bytes = device.reclaimable_bytes()
         fitting = (
             key
@@ -85,6 +87,16 @@ def _affected(turn: Turn) -> tuple[str, ...]:
         found.update(dict.fromkeys(islice(fitting, _OFFERED_MAX)))
     queued = (start for key in found if (start := state.starts.get(key)) is not None)
     return tuple(each.key for each in sorted(queued, key=lambda start: start.place))
+
+
+def _served_first(device: DeviceLedger) -> Iterator[str]:
+    """Yield those of a device's claimants that what it could give now is for, and the next one."""
+    left_bytes = device.memory_bytes - device.used_bytes + device.coming_bytes + device.idle_bytes
+    for key, need_bytes in device.claims.items():
+        yield key
+        left_bytes -= need_bytes
+        if left_bytes < 0:
+            return
 
 
 def _oldest(turn: Turn) -> tuple[str, ...]:
@@ -119,7 +131,7 @@ def place(turn: Turn, start: Start) -> None:
         if start.waiters:  # else it waits for a worker that may come
             refuse_all(turn, start, error)
         return
-    choice = _choose(turn, start, avoid=True)
+    choice = _made_room(turn, start, need_bytes) or _choose(turn, start, avoid=True)
     if start.avoided and not _is_at_once(choice):
         if turn.now_s < start.retry_s:
             tell_queued(turn, start, "waiting to try again")
@@ -151,6 +163,17 @@ def _hopeless(state: State, start: Start, need_bytes: int) -> BriskError | None:
             "available_bytes": str(budgets.largest()),
         },
     )
+
+
+def _made_room(turn: Turn, start: Start, need_bytes: int) -> Choice | None:
+    """Return the place that others have left for a start, if that is where it is."""
+    if start.claim is None or start.chosen_s is None:
+        return None
+    device = turn.state.ledger.devices[start.claim]
+    if start.claim.worker_id in start.avoided or device.free_bytes(start.key) < need_bytes:
+        return None
+    found = free(turn.state, _ask(turn, start, avoid=True), device)
+    return Choice(found, (found,))
 
 
 def _choose(turn: Turn, start: Start, *, avoid: bool) -> Choice:

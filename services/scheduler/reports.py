@@ -7,7 +7,7 @@ a load's stream says when it is ready, an unload's answer says when it is gone.
 from __future__ import annotations
 
 from services.common.placement import Instance as Reported
-from services.common.placement import InstanceState, WorkerState
+from services.common.placement import InstanceState
 from services.scheduler import actions, habits, leaving
 from services.scheduler.events import (
     StoreChanged,
@@ -21,7 +21,7 @@ from services.scheduler.grants import IDLE_WAVER_S, refresh_idle
 from services.scheduler.instance import Exit, Instance
 from services.scheduler.node_io import NodeIo
 from services.scheduler.starts import forget_claims, restart, serve, start_lost
-from services.scheduler.state import State, Turn, Worker
+from services.scheduler.state import Turn, Worker
 from services.scheduler.timers import Kind
 
 
@@ -29,6 +29,9 @@ def report(turn: Turn, event: WorkerReported) -> None:
     """Follow a worker's report; an older one than seen is ignored."""
     state, said = turn.state, event.worker
     worker = state.workers.get(said.worker_id)
+    if worker is not None and worker.last.node_id != said.node_id:
+        lose(turn, WorkerLost(now_s=turn.now_s, worker_id=said.worker_id))  # it is another one
+        worker = None
     if worker is None:
         worker = state.workers[said.worker_id] = Worker(last=said, seen_s=turn.now_s)
         silence_s = turn.now_s + state.limits.silence_s
@@ -39,7 +42,7 @@ def report(turn: Turn, event: WorkerReported) -> None:
     if said.draining and not worker.draining:
         _drain(turn, worker)
     if not worker.draining:
-        _follow_devices(turn, said)
+        _follow_devices(turn, worker)
     for reported in said.instances:
         _follow(turn, worker, reported)
     listed = {reported.instance_id for reported in said.instances}
@@ -60,7 +63,7 @@ def lose(turn: Turn, event: WorkerLost) -> None:
         if was_loading:
             turn.do(actions.CancelLoad(instance_id=instance_id))
             start_lost(turn, state.starts[instance.start_key])
-    for key in _devices_of(state, worker):
+    for key in worker.devices:
         forget_claims(state, state.ledger.drop(key))
     del state.workers[event.worker_id]
     turn.is_room_changed = True
@@ -93,19 +96,14 @@ def lose_if_silent(turn: Turn, worker_id: str) -> None:
         turn.state.timers.push(due_s, Kind.SILENCE, worker_id)
 
 
-def _devices_of(state: State, worker: Worker) -> tuple[DeviceKey, ...]:
-    last = worker.last
-    keys = (DeviceKey(last.node_id, last.worker_id, each.device_id) for each in last.devices)
-    return tuple(key for key in keys if key in state.ledger.devices)
-
-
-def _follow_devices(turn: Turn, said: WorkerState) -> None:
-    ledger = turn.state.ledger
+def _follow_devices(turn: Turn, worker: Worker) -> None:
+    ledger, said = turn.state.ledger, worker.last
     for device in said.devices:
         key = DeviceKey(said.node_id, said.worker_id, device.device_id)
         known = ledger.devices.get(key)
         if known is None or known.memory_bytes != device.memory_bytes:
             ledger.open(key, device.memory_bytes)
+            worker.devices[key] = None
             turn.is_room_changed = True
 
 
@@ -119,7 +117,7 @@ def _drain(turn: Turn, worker: Worker) -> None:
         leaving.leave_with_worker(turn, instance)
         if was_loading:
             restart(turn, state.starts[instance.start_key])
-    for key in _devices_of(state, worker):
+    for key in worker.devices:
         forget_claims(state, state.ledger.close(key))
     turn.is_room_changed = True
 
@@ -130,6 +128,8 @@ def _follow(turn: Turn, worker: Worker, said: Reported) -> None:
         if said.instance_id not in turn.state.gone:
             _adopt(turn, worker, said)
         return
+    if instance.worker_id != worker.last.worker_id:
+        return  # not its to tell about
     instance.is_reported = True
     if (instance.running, instance.waiting) != (said.running, said.waiting):
         instance.running, instance.waiting = said.running, said.waiting
@@ -149,11 +149,11 @@ def _follow_busy(turn: Turn, instance: Instance, said: Reported) -> None:
             instance.busy_since_s = turn.now_s
             habits.begun(turn, instance.deployment, turn.now_s)
         return
-    idle_since_s = turn.now_s - said.idle_s
+    idle_since_s = turn.now_s - max(0.0, said.idle_s)
     if idle_since_s > instance.ready_s + IDLE_WAVER_S:  # else it has been idle from the start
         habits.ended(turn, instance.deployment, idle_since_s)
     if instance.busy_since_s is not None:
-        busy_for_s = turn.now_s - said.idle_s - instance.busy_since_s
+        busy_for_s = idle_since_s - instance.busy_since_s
         instance.busy_since_s = None
         if busy_for_s > 0.0:
             turn.state.estimates.learn_busy(instance.deployment, busy_for_s)
@@ -164,7 +164,8 @@ def _follow_idle(turn: Turn, instance: Instance, said: Reported) -> None:
     if said.idle_s is None:
         instance.reported_idle_since_s = None
     else:
-        since_s, before_s = turn.now_s - said.idle_s, instance.reported_idle_since_s
+        since_s = turn.now_s - max(0.0, said.idle_s)
+        before_s = instance.reported_idle_since_s
         # The order of idleness should not waver with the time that reports travel.
         if before_s is None or abs(since_s - before_s) > IDLE_WAVER_S:
             instance.reported_idle_since_s = since_s

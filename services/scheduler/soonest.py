@@ -6,6 +6,7 @@ make room are likely to cost those who ask for them next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +15,7 @@ from services.scheduler.choice import Ask, Candidate, Choice, Way
 from services.scheduler.first_fit import DeviceKey
 from services.scheduler.state import State
 
+_SHOWN_MAX: Final = 2  # nodes that cannot be best but are compared all the same, to be shown
 _STAY_SHARE: Final = 0.8  # elsewhere must take less than this to give up a claim
 
 
@@ -22,14 +24,14 @@ class Soonest:
 
     def choose(self, state: State, ask: Ask) -> Choice:
         """Return the best way to start, and what it was compared with."""
-        found: dict[DeviceKey, Candidate] = {}
-        _add(found, state, ask, candidates.near(state, ask))
-        _add(found, state, ask, candidates.roomy(state, ask))
-        if not any(each.way is Way.FREE for each in found.values()):
-            _add(found, state, ask, candidates.longest_idle(state, ask))
-        if all(each.way is Way.WAIT for each in found.values()):
-            _add(found, state, ask, (candidates.to_wait_at(state, ask),))
-        considered = sorted(found.values(), key=candidates.cost)
+        search = _Search(state, ask)
+        search.look(candidates.near(state, ask))
+        search.look(candidates.roomy(state, ask))
+        if not search.has_room:
+            search.look(candidates.longest_idle(state, ask))
+        if all(each.way is Way.WAIT for each in search.found.values()):
+            search.look((candidates.to_wait_at(state, ask),))
+        considered = sorted(search.found.values(), key=candidates.cost)
         chosen = _chosen(considered, ask)
         if chosen is not None and chosen.way is Way.WAIT:
             moved = candidates.migrate(state, ask, state.ledger.devices[chosen.device])
@@ -40,14 +42,32 @@ class Soonest:
         return Choice(chosen, tuple(considered))
 
 
-def _add(
-    found: dict[DeviceKey, Candidate], state: State, ask: Ask, keys: Iterable[DeviceKey]
-) -> None:
-    for key in keys:
-        if key not in found and key.worker_id not in ask.avoided:
+class _Search:
+    """The candidates found so far; a node that cannot do better than the best is passed over."""
+
+    def __init__(self, state: State, ask: Ask) -> None:
+        self.found: dict[DeviceKey, Candidate] = {}
+        self.has_room = False
+        self._state = state
+        self._ask = ask
+        self._best_ms = math.inf
+        self._passed = 0
+
+    def look(self, keys: Iterable[DeviceKey]) -> None:
+        """Add what these devices offer."""
+        state, ask = self._state, self._ask
+        for key in keys:
+            if key in self.found or key.worker_id in ask.avoided:
+                continue
+            if candidates.reach(state, ask, key.node_id).least_ms > self._best_ms:
+                self._passed += 1
+                if self._passed > _SHOWN_MAX:
+                    continue
             candidate = candidates.at(state, ask, key)
             if candidate is not None:
-                found[key] = candidate
+                self.found[key] = candidate
+                self.has_room = self.has_room or candidate.way is Way.FREE
+                self._best_ms = min(self._best_ms, candidate.cost_ms)
 
 
 def _chosen(considered: list[Candidate], ask: Ask) -> Candidate | None:

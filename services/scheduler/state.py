@@ -59,6 +59,7 @@ class Worker:
     seen_s: float
     draining: bool = False
     instances: dict[str, None] = field(default_factory=dict)
+    devices: dict[DeviceKey, None] = field(default_factory=dict)  # all that it ever told of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +149,11 @@ class State:
 
     def new_instance_id(self) -> str:
         """Return an id that nobody has used."""
-        self._instances_made += 1
-        return f"{self.instance_prefix}-{self._instances_made}"
+        while True:  # a worker may have made one up that we would have come to
+            self._instances_made += 1
+            instance_id = f"{self.instance_prefix}-{self._instances_made}"
+            if instance_id not in self.instances:
+                return instance_id
 
     def new_placement_id(self) -> str:
         """Return an id that nobody has used, for a start from its first request to its end."""

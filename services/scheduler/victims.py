@@ -20,6 +20,8 @@ def cheapest(
     """
     if lacking_bytes <= 0:
         return (), 0.0
+    if len(offered) == 1:
+        return (offered[0][0],), offered[0][1]
     # What frees most for its loss first: the first set found is good, which cuts the search.
     items = sorted(
         offered, key=lambda item: (item[1] / max(1, item[0].memory_bytes), item[0].instance_id)

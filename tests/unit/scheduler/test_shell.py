@@ -312,6 +312,7 @@ async def test_a_decision_that_fails_ends_the_reign_with_its_error() -> None:
         await acquired(court.reign, "r1", "alpha")
         (instance,) = court.reign.state.instances.values()
         assert instance.state is InstanceState.READY
+        instance.state = InstanceState.LEAVING
         del court.reign.state.workers["w1"]  # now the state contradicts itself
         lost = events.UnloadSucceeded(now_s=monotonic_s(), instance_id=instance.instance_id)
         with pytest.raises(KeyError):

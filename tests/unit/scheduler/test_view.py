@@ -24,7 +24,8 @@ BUSY = (
     "1.0 acquire r2 alpha",
     "2.0 loaded i1-1",
     "2.0 release r1",
-    "4.0 worker w1 | i1-1 idle 2 | i1-2 loading",
+    "4.0 worker w1 | i1-1 idle 2",
+    "4.0 worker w2 | i1-2 loading",
 )
 
 
@@ -54,7 +55,8 @@ def test_what_is_busy_or_kept_for_ever_has_no_end() -> None:
         *BUSY,
         "4.0 loaded i1-2",
         "4.0 release r2",
-        "5.0 worker w1 | i1-1 busy 2+1 | i1-2 idle 1",
+        "5.0 worker w1 | i1-1 busy 2+1",
+        "5.0 worker w2 | i1-2 idle 1",
     ).state
     ever, busy = view.instances(state, now_s=5.0)
     assert ever.idle_s == 1.0
