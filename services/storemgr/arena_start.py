@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,14 +108,22 @@ def open_arena(
     size = settings.size_bytes
     if size is None:
         size = min(limit() // _DEFAULT_SHARE, available() // _AVAILABLE_SHARE)
+        if settings.folder is not None:
+            size = min(size, _room_in(settings.folder))
         if size < _SIZE_BYTES_MIN:
             _do_without(settings, f"{size} bytes of memory are too few")
             return None
     size = _rounded(size)
-    if settings.folder is None:
-        memory = _make(size, settings, available)
-    else:
-        memory = _make_in(settings.folder, size, settings)
+    try:
+        if settings.folder is None:
+            memory = _make(size, settings, available)
+        else:
+            memory = _make_in(settings.folder, size, settings)
+    except ConfigError as error:
+        if settings.folder is None:
+            _do_without(settings, error.problem)  # raises if somebody asked for it
+            return None
+        raise
     IndexFile(store, memory).write(())  # an older one is void
     return OpenedArena(memory=memory, is_adopted=False, found=())
 
@@ -145,6 +154,15 @@ def _take_over(index: ArenaIndex, place: Path, *, is_named: bool) -> OpenedArena
         return None
     memory = NativeMemory(pool, kind=index.kind, is_named=is_named)
     return OpenedArena(memory=memory, is_adopted=True, found=index.models)
+
+
+def _room_in(folder: Path) -> int:
+    """Return whole chunks that a folder's file system has room for; 0 if it cannot be told."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return 0
+    return status.f_bavail * status.f_frsize // CHUNK_BYTES * CHUNK_BYTES
 
 
 def _rounded(size: int) -> int:

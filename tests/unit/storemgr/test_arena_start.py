@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import pytest
 from services.common.errors import ConfigError
 from services.common.model import ModelRef
 from services.common.names import ModelName
+from services.storemgr import arena_start
 from services.storemgr.arena_index import INDEX, Indexed, find_memory, read_index, write_index
 from services.storemgr.arena_start import ArenaSettings, IndexFile, OpenedArena, open_arena
 from services.storemgr.chunks import Piece
@@ -103,6 +105,25 @@ def test_unless_told_it_takes_a_quarter_of_the_limit_and_half_of_what_is_free(
     (opener.store / INDEX).unlink()
     opener.available = GIB // 10
     assert opener.open(None) is None  # too little to be worth it, and nobody asked for it
+
+
+def test_unless_told_a_folder_bounds_it_and_memory_that_cannot_be_had_is_done_without(
+    opener: Opener, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def pool(size: int, **_: object) -> brisk_native.Pool:
+        made.append(size)
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(brisk_native, "Pool", pool)
+    assert opener.open(None) is None
+    with pytest.raises(ConfigError, match="SIZE"):
+        opener.open()
+    monkeypatch.setattr(arena_start, "_room_in", lambda _: 20 * CHUNK)
+    with pytest.raises(ConfigError, match="FOLDER"):
+        opener.open(None, shared)
+    assert made[-1] == 20 * CHUNK
 
 
 def test_what_does_not_fit_is_refused_naming_setting_and_sizes(opener: Opener) -> None:
