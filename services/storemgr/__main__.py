@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 from brisk.storage.v1 import storage_service_pb2_grpc
 
+from services.common.channel import ChannelPool
 from services.common.clock import wall_clock
 from services.common.errors import ConfigError
 from services.common.keys import ServiceKind
@@ -16,14 +17,15 @@ from services.common.log import get_logger
 from services.common.metrics import start_metrics
 from services.common.names import new_id
 from services.common.redis_client import connect_or_refuse
-from services.common.registry import Registration, ServiceFacts
+from services.common.registry import Registration, Registry, ServiceFacts
 from services.common.server import INTERNAL_LIMITS, create_server
-from services.storemgr.adapters import NativeDisk, probe_loader
+from services.storemgr.adapters import GrpcPeers, NativeDisk, probe_loader
 from services.storemgr.arena import Arena
 from services.storemgr.arena_index import Indexed
 from services.storemgr.arena_memory import chunk_bytes_for
 from services.storemgr.arena_start import ArenaSettings, IndexFile, OpenedArena, open_arena
 from services.storemgr.catalog import Catalog
+from services.storemgr.chunk_server import serve_chunks
 from services.storemgr.config import StoremgrConfig
 from services.storemgr.eviction import CostAware
 from services.storemgr.filling import Filler
@@ -73,11 +75,22 @@ async def main(config: StoremgrConfig) -> None:
             setting=config.setting("listen"),
             advertise=config.advertise,
         )
-        library = await _open_library(config, stack)
-        storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
-            StorageServicer(library, node_id=config.node_id), server.server
-        )
         service_id = new_id("storemgr")
+        channels = ChannelPool()
+        stack.push_async_callback(channels.close)
+        peers = GrpcPeers(Registry(redis), channels, own_id=service_id)
+        store, library = await _open_library(config, stack, peers)
+        chunks = serve_chunks(
+            config.chunks_listen,
+            store.folder_of,
+            setting=config.setting("chunks_listen"),
+            advertise=config.advertise,
+        )
+        stack.callback(chunks.close)
+        storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
+            StorageServicer(library, node_id=config.node_id, chunks_address=chunks.address),
+            server.server,
+        )
         facts = ServiceFacts(
             kind=ServiceKind.STOREMGR,
             service_id=service_id,
@@ -100,12 +113,14 @@ async def main(config: StoremgrConfig) -> None:
         )
 
 
-async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Library:
+async def _open_library(
+    config: StoremgrConfig, stack: AsyncExitStack, peers: GrpcPeers
+) -> tuple[Store, Library]:
     threads = Threads(
         imports=ThreadPoolExecutor(config.import_threads, "storemgr-import"),
         files=ThreadPoolExecutor(config.file_threads, "storemgr-files"),
     )
-    store, catalog, fetcher = await finish(begin(threads.files, _open_store, config))
+    store, catalog, fetcher = await finish(begin(threads.files, _open_store, config, peers))
     # In reverse: end the imports, wait for the threads, and only then let others have the folder.
     stack.callback(store.close)
     stack.callback(threads.files.shutdown)
@@ -134,7 +149,7 @@ async def _open_library(config: StoremgrConfig, stack: AsyncExitStack) -> Librar
         arena=arena,
     )
     stack.push_async_callback(library.close)
-    return library
+    return store, library
 
 
 def _arena_settings(config: StoremgrConfig) -> ArenaSettings:
@@ -170,12 +185,12 @@ def _note_prediction(predicted_s: float, took_s: float) -> None:
     IO_PREDICTION_SHARE.labels("ssd").observe(error_s / took_s if took_s else 0.0)
 
 
-def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog, Fetcher]:
+def _open_store(config: StoremgrConfig, peers: GrpcPeers) -> tuple[Store, Catalog, Fetcher]:
     setting = config.setting("data_dir")
     try:
         store = Store(config.data_dir)
         swept = store.sweep()
-        fetcher = _fetcher(store, config)
+        fetcher = _fetcher(store, config, peers)
         fetcher.places.sweep()
         loader = probe_loader(store.root)
         found = store.scan()
@@ -196,13 +211,14 @@ def _open_store(config: StoremgrConfig) -> tuple[Store, Catalog, Fetcher]:
     return store, Catalog(found.manifests), fetcher
 
 
-def _fetcher(store: Store, config: StoremgrConfig) -> Fetcher:
+def _fetcher(store: Store, config: StoremgrConfig, peers: GrpcPeers) -> Fetcher:
     backoff = Backoff(tries_max=config.source_tries, first_s=0.2, pause_s_max=10.0)
     rules = SourceRules(
         permits=parse_permits(config.sources),
         limits=FetchLimits(streams=config.source_streams, backoff=backoff),
         pace=Pace(config.source_bytes_per_s or None),
         stall_s=config.source_stall_s,
+        find_peers=peers.find,
     )
     return Fetcher(rules, Workplaces(store.root / "fetches", keep_s=config.source_keep_s))
 

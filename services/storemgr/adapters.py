@@ -1,8 +1,10 @@
-"""The disk, through the native loader."""
+"""The disk, through the native loader, and the other nodes, through gRPC."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +13,26 @@ from pathlib import Path
 from typing import Final
 
 import brisk_native
+import grpc
+from brisk.storage.v1 import storage_service_pb2 as pb
+from brisk.storage.v1 import storage_service_pb2_grpc as pb_grpc
 
+from services.common.channel import ChannelPool
+from services.common.errors import BriskError
+from services.common.keys import ServiceKind
+from services.common.model import ModelRef
+from services.common.registry import Registry, ServiceFacts
+from services.common.wire import model_ref_to_proto
 from services.storemgr.ports import Job, JobStoppedError, Progress
 from services.storemgr.refusal import MalformedError, invalid_model
+from services.storemgr.remotes.peers import PeerStore
 from services.storemgr.store import used_bytes
 
 _PROBE_BYTES: Final = 64 * 1024
+_PEERS_ASKED_MAX: Final = 64  # of those registered, at random
+_PEERS_MAX: Final = 8  # read from at once
+_ASK_S_MAX: Final = 2.0
+_FIND_S_MAX: Final = 10.0
 
 
 class NativeDisk:
@@ -110,3 +126,36 @@ def our_errors() -> Iterator[None]:
         raise JobStoppedError from error
     except brisk_native.ShortReadError as error:
         raise MalformedError("shrank while it was read") from error
+
+
+class GrpcPeers:
+    """Finds the nodes that have a model: asks the store managers that are registered."""
+
+    def __init__(self, registry: Registry, channels: ChannelPool, *, own_id: str) -> None:
+        self._registry = registry
+        self._channels = channels
+        self._own_id = own_id
+        self._loop = asyncio.get_running_loop()
+
+    def find(self, ref: ModelRef) -> tuple[PeerStore, ...]:
+        """Return some of those that have it. For threads. Raises BriskError."""
+        asking = asyncio.run_coroutine_threadsafe(self._find(ref), self._loop)
+        return asking.result(_FIND_S_MAX)
+
+    async def _find(self, ref: ModelRef) -> tuple[PeerStore, ...]:
+        registered = await self._registry.list(ServiceKind.STOREMGR)
+        others = [each for each in registered if each.service_id != self._own_id]
+        asked = random.sample(others, min(len(others), _PEERS_ASKED_MAX))
+        answers = await asyncio.gather(*(self._ask(each, ref) for each in asked))
+        found = tuple(each for each in answers if each is not None)
+        return found[:_PEERS_MAX]
+
+    async def _ask(self, peer: ServiceFacts, ref: ModelRef) -> PeerStore | None:
+        request = pb.ReadChunksRequest(model=model_ref_to_proto(ref))
+        try:
+            with self._channels.use(peer.address) as channel:
+                stub = pb_grpc.StorageServiceStub(channel)
+                answer = await stub.ReadChunks(request, timeout=_ASK_S_MAX)
+        except (grpc.aio.AioRpcError, BriskError):
+            return None  # it does not have the model, or is gone
+        return PeerStore(node_id=peer.node_id, url=answer.url)

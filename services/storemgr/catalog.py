@@ -52,6 +52,10 @@ class Catalog:
             )
         return revisions[ref.revision]
 
+    def get(self, ref: ModelRef) -> Manifest | None:
+        """Return the model at just this revision, or None."""
+        return self._revisions_of.get(ref.name, {}).get(ref.revision)
+
     def imported_last_at(self, name: ModelName) -> datetime | None:
         """Return when any revision of `name` was imported last."""
         times = (manifest.imported_at for manifest in self._revisions_of.get(name, {}).values())

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from services.common.config import ServiceConfig
+from services.common.config import Listen, ServiceConfig
 from services.storemgr.remotes.permits import parse_permits
 
 
@@ -70,3 +70,5 @@ class StoremgrConfig(ServiceConfig):
     """Seconds in which a connection must bring 256 KiB or the rest; else it is tried anew."""
     source_keep_s: float = Field(default=86_400.0, ge=0.0)
     """Seconds that an unfinished remote import is kept for the next one to go on with."""
+    chunks_listen: Listen = "127.0.0.1:0"
+    """Where other store managers read stored chunks over HTTP, host:port; port 0: any."""

@@ -16,6 +16,7 @@ from typing import Final
 
 from services.common.errors import (
     InvalidArgumentError,
+    NotFoundError,
     Reason,
     ResourceExhaustedError,
     UnavailableError,
@@ -35,6 +36,7 @@ from services.storemgr.metrics import FREE_BYTES, LEASES, MODELS, STORED_BYTES
 from services.storemgr.named_locks import NamedLocks
 from services.storemgr.ports import Disk, JobStoppedError
 from services.storemgr.progress import ImportProgress
+from services.storemgr.remotes.locations import PeersLocation
 from services.storemgr.residents import ArenaFacts, Claim, Progress, Stay
 from services.storemgr.shared_import import SharedImport
 from services.storemgr.source import Source
@@ -166,6 +168,28 @@ class Library:
                         del self._shared[source]
                     await shared.stop()
 
+    async def fetch(self, ref: ModelRef) -> AsyncGenerator[ImportProgress | Manifest]:
+        """Bring a model that other nodes have; yield like `import_model`, at once if it is here.
+
+        Raises what that raises, and NotFoundError (MODEL_NOT_FOUND) if no node has it.
+        """
+        if not is_revision(ref.revision):
+            raise InvalidArgumentError(
+                "the revision to fetch must be set: 16 hexadecimal digits",
+                reason=Reason.INVALID_NAME,
+            )
+        if (known := self._catalog.get(ref)) is not None:
+            yield known
+            return
+        source = Source(place=PeersLocation(ref=ref), name=ref.name, as_is=True)
+        async with aclosing(self.import_model(source)) as told:
+            async for each in told:
+                yield each
+
+    def find(self, ref: ModelRef) -> Manifest:
+        """Return what is stored; see Catalog.find."""
+        return self._catalog.find(ref)
+
     async def delete(self, ref: ModelRef) -> None:
         """Remove a model's files; fine if there are none.
 
@@ -199,11 +223,12 @@ class Library:
 
         A holder that `maps` gets the weights in memory, if there is room.
 
-        Raises NotFoundError (MODEL_NOT_FOUND), ResourceExhaustedError (QUEUE_FULL) and
-        DataLossError (CHECKSUM_MISMATCH) if the files are not what was stored.
+        A model that only other nodes have is fetched first. Raises NotFoundError (MODEL_NOT_FOUND),
+        ResourceExhaustedError (QUEUE_FULL), DataLossError (CHECKSUM_MISMATCH) if the files are not
+        what was stored, and what `fetch` raises.
         """
         holder = parse_id(holder, what="holder") if holder else "unknown"
-        manifest = self._catalog.find(ref)
+        manifest = await self._brought(ref)
         lease = Lease(lease_id=new_id("lease"), ref=manifest.ref, holder=holder)
         self._leases.grant(lease)
         released = self._released[lease.lease_id] = asyncio.Event()
@@ -222,6 +247,21 @@ class Library:
                 )
         finally:
             self.release(lease.lease_id)
+
+    async def _brought(self, ref: ModelRef) -> Manifest:
+        """Return a stored model, fetched from other nodes if it has to be."""
+        try:
+            return self._catalog.find(ref)
+        except NotFoundError as error:
+            if not is_revision(ref.revision):
+                raise
+            try:
+                async with aclosing(self.fetch(ref)) as told:
+                    async for _ in told:
+                        pass
+            except NotFoundError:
+                raise error from None  # which says what there is instead
+        return self._catalog.find(ref)
 
     def release(self, lease_id: str) -> None:
         """End a lease; fine if it is not held."""

@@ -65,3 +65,8 @@ IO_PREDICTION_SHARE: Final = Histogram(
     ["tier"],
     buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
 )
+FETCHED_BYTES: Final = Counter(
+    "brisk_storemgr_fetched_bytes",
+    "Bytes of models fetched, by where they came from: s3, http, hub or peer.",
+    ["origin"],
+)

@@ -14,7 +14,7 @@ class ImportProgress:
     bytes_total: int
     file: str  # being worked on; empty before the first and after the last
     bytes_per_s: int = 0  # at present; 0 if unknown
-    origin: str = ""  # where the bytes come from: "s3", "http", "hub"; empty for this host
+    origin: str = ""  # where the bytes come from: "s3", "http", "hub", "peer"; empty for this host
 
 
 Report = Callable[[ImportProgress], None]

@@ -20,6 +20,7 @@ from services.common.wire import (
     model_ref_from_proto,
     tier_to_proto,
 )
+from services.storemgr.chunk_server import chunk_path
 from services.storemgr.library import Grant, Holding, Library
 from services.storemgr.manifest import Manifest
 from services.storemgr.progress import ImportProgress
@@ -35,9 +36,10 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class StorageServicer(pb_grpc.StorageServiceServicer):
     """Answers brisk.storage.v1.StorageService."""
 
-    def __init__(self, library: Library, *, node_id: str) -> None:
+    def __init__(self, library: Library, *, node_id: str, chunks_address: str) -> None:
         self._library = library
         self._node_id = node_id
+        self._chunks_address = chunks_address
 
     async def Import(
         self, request: pb.ImportRequest, context: Context
@@ -101,6 +103,35 @@ class StorageServicer(pb_grpc.StorageServiceServicer):
                         )
                 yield pb.LeaseResponse(mapping=_mapping(grant.claim.mapping))
             await grant.released.wait()
+
+    async def Fetch(
+        self, request: pb.FetchRequest, context: Context
+    ) -> AsyncGenerator[pb.FetchResponse]:
+        """Bring a model from other nodes; see the proto."""
+        ref = model_ref_from_proto(request.model)
+        async with aclosing(self._library.fetch(ref)) as events:
+            async for event in events:
+                match event:
+                    case ImportProgress():
+                        yield pb.FetchResponse(
+                            bytes_done=event.bytes_done,
+                            bytes_total=event.bytes_total,
+                            bytes_per_second=event.bytes_per_s,
+                            origin=event.origin,
+                        )
+                    case Manifest():
+                        yield pb.FetchResponse(
+                            bytes_done=event.file_bytes,
+                            bytes_total=event.file_bytes,
+                            model=model_info_to_proto(event.info),
+                        )
+
+    async def ReadChunks(
+        self, request: pb.ReadChunksRequest, context: Context
+    ) -> pb.ReadChunksResponse:
+        """Say where a model's chunks are read; see the proto."""
+        ref = self._library.find(model_ref_from_proto(request.model)).ref
+        return pb.ReadChunksResponse(url=f"http://{self._chunks_address}{chunk_path(ref)}")
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         """End a lease; see the proto."""

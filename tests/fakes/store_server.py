@@ -119,6 +119,17 @@ class FakeStoreServer(pb2_grpc.StorageServiceServicer):
         raise ResourceExhaustedError("it has no memory", reason=Reason.INSUFFICIENT_MEMORY)
         yield pb2.PrefetchResponse()
 
+    async def Fetch(  # noqa: N802
+        self, request: pb2.FetchRequest, context: Context
+    ) -> AsyncIterator[pb2.FetchResponse]:
+        raise NotFoundError("no other node has it", reason=Reason.MODEL_NOT_FOUND)
+        yield pb2.FetchResponse()
+
+    async def ReadChunks(  # noqa: N802
+        self, request: pb2.ReadChunksRequest, context: Context
+    ) -> pb2.ReadChunksResponse:
+        raise NotFoundError("it has no files", reason=Reason.MODEL_NOT_FOUND)
+
     async def Evict(self, request: pb2.EvictRequest, context: Context) -> pb2.EvictResponse:  # noqa: N802
         return pb2.EvictResponse()
 

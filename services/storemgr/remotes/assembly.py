@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from brisk_native import CHUNK_BYTES
+from brisk_native import CHUNK_BYTES, crc32c
 
 _GAP_BYTES_MAX: Final = 64 << 10  # read over rather than asking twice
 _SPAN_BYTES_MAX: Final = 16 << 20  # of a read that serves several pieces
@@ -148,3 +148,14 @@ def _read(group: Sequence[Piece]) -> Read:
 
 def _continues(part: tuple[int, int, int], at: int, place: int) -> bool:
     return part[0] + part[1] == at and part[2] + part[1] == place
+
+
+def first_damaged(assembly: Assembly, offset: int, buffer: memoryview) -> int | None:
+    """Return the first chunk in `buffer`, from a chunk's `offset` on, that is not as expected."""
+    if assembly.expected is None:
+        return None
+    for at in range(0, len(buffer), CHUNK_BYTES):
+        chunk = (offset + at) // CHUNK_BYTES
+        if crc32c(buffer[at : at + CHUNK_BYTES]) != assembly.expected[chunk]:
+            return chunk
+    return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import brisk_native
+from brisk_native import CHUNK_BYTES
 
 from services.common.errors import BriskError, Reason
 from services.storemgr.checkpoint import inspect
@@ -31,15 +32,17 @@ from services.storemgr.folder import (
     survey,
 )
 from services.storemgr.manifest import MANIFEST, MANIFEST_BYTES_MAX
+from services.storemgr.metrics import FETCHED_BYTES
 from services.storemgr.ports import Job, JobStoppedError
 from services.storemgr.progress import ImportProgress, Report
 from services.storemgr.refusal import blaming, invalid_model
-from services.storemgr.remotes.assembly import Assembly, Piece, whole
+from services.storemgr.remotes.assembly import Assembly, Piece, first_damaged, whole
 from services.storemgr.remotes.checksums import Promise, promises_in
 from services.storemgr.remotes.fetch import Fetch
 from services.storemgr.remotes.listing import RemoteFile
 from services.storemgr.remotes.locations import HttpLocation, HubLocation, Location, S3Location
 from services.storemgr.remotes.pace import Speed
+from services.storemgr.remotes.refusals import PassingError, mismatch
 from services.storemgr.remotes.sources import OpenSource, SourceRules, opened_source
 from services.storemgr.remotes.workplaces import Workplace, Workplaces
 from services.storemgr.weight_index import INDEX_BYTES_MAX, WeightIndex, parse_index
@@ -153,11 +156,8 @@ class _Run:
         self._total = 0
 
     def run(self) -> Fetched:
-        files, promises = self._source.listing.files, b""
-        if self._source.listing.has_manifest:
-            promises = self._small(files[MANIFEST], MANIFEST_BYTES_MAX)
-            with blaming(MANIFEST):
-                self._promises = promises_in(promises)
+        files = self._source.listing.files
+        self._promises = self._promised()
         choice = self._choice()
         chosen = choice.weights | choice.support
         self._check_sizes(chosen)
@@ -171,19 +171,32 @@ class _Run:
         inspect(found)  # refuse what is plainly wrong before any of it is moved
         return self._weights(found)
 
+    def _promised(self) -> Mapping[str, Promise]:
+        """Return what the source says that its files' checksums are, if it does."""
+        if self._source.manifest is not None:
+            return {
+                file.name: Promise(size_bytes=file.size_bytes, checksums=file.checksums)
+                for file in self._source.manifest.files
+            }
+        if not self._source.listing.has_manifest:
+            return {}
+        raw = self._small(self._source.listing.files[MANIFEST], MANIFEST_BYTES_MAX)
+        with blaming(MANIFEST):
+            return promises_in(raw)
+
     def _weights(self, found: tuple[ModelFile, ...]) -> Fetched:
         """Fetch the weights in the form that they are to have."""
         weights = [file.name for file in found if file.kind is FileKind.WEIGHTS]
         sources = tuple(self._source.listing.files[name] for name in weights)
         stored = None if self._order.as_is else self._stored_form(found, sources)
         if stored is None or (self._promises and not self._is_same(stored, sources)):
-            keep = stored is None
+            keep, manifest = stored is None, self._source.manifest
             folder = self._place.parts if keep else self._place.files
             made = [self._assemble(self._whole(each, 0), (each,), folder) for each in sources]
             return Fetched(
                 folder=self._place.files,
                 weights=tuple(made) if keep else (),
-                is_stored_form=False,
+                is_stored_form=manifest is not None and manifest.is_stored_form,
             )
         self._total += stored.size_bytes - sum(each.size_bytes for each in sources)
         return Fetched(
@@ -265,10 +278,23 @@ class _Run:
         scratch.rename(path)
 
     def _begin_of(self, file: RemoteFile, size: int) -> bytes:
-        content = bytearray(size)
+        """Return at least `size` bytes of the file's beginning, verified where that can be."""
+        expected = self._expected(file.name, file.size_bytes)
+        if expected is not None:  # whole chunks have checksums
+            size = min(-(-size // CHUNK_BYTES) * CHUNK_BYTES, file.size_bytes)
+        content = memoryview(bytearray(size))
         supply = self._source.supply((file,))
-        plan = whole(file.name, 0, file.size_bytes, None)
-        self._source.patience.run(file.name, lambda _: supply.fill(plan, 0, memoryview(content)))
+        plan = whole(file.name, 0, file.size_bytes, expected)
+
+        def attempt(is_last: bool) -> None:  # noqa: FBT001
+            supply.fill(plan, 0, content)
+            damaged = first_damaged(plan, 0, content)
+            if damaged is not None:
+                if is_last:
+                    raise mismatch(file.name, damaged)
+                raise PassingError("a chunk arrived damaged")
+
+        self._source.patience.run(file.name, attempt)
         return bytes(content)
 
     def _small(self, file: RemoteFile, bytes_max: int) -> bytes:
@@ -313,6 +339,7 @@ class _Run:
         self._done += size_bytes
         if is_new:
             self._speed.add(size_bytes)
+            FETCHED_BYTES.labels(self._source.kind).inc(size_bytes)
         self._tell(
             ImportProgress(
                 bytes_done=min(self._done, self._total),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from services.common.model import ModelRef
 from services.common.names import shorten
 from services.common.source_names import SCHEMES, scheme_of
 from services.storemgr.file_names import is_file_name
@@ -78,7 +79,19 @@ class HubLocation:
         return f"hf://{self.repository}{'' if self.revision is None else '@' + self.revision}"
 
 
-Location: TypeAlias = S3Location | HttpLocation | HubLocation
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeersLocation:
+    """A model at its revision on the cluster's other nodes."""
+
+    ref: ModelRef
+
+    @property
+    def text(self) -> str:
+        """Return what names it; no caller can ask for it in this way."""
+        return f"peers:{self.ref.name}@{self.ref.revision}"
+
+
+Location: TypeAlias = S3Location | HttpLocation | HubLocation | PeersLocation
 
 
 def parse_place(source: str) -> Path | Location:

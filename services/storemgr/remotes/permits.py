@@ -18,6 +18,7 @@ from services.storemgr.remotes.locations import (
     HttpLocation,
     HubLocation,
     Location,
+    PeersLocation,
     S3Location,
     parse_place,
 )
@@ -38,6 +39,8 @@ class Permits:
 
     def check(self, place: Path | Location) -> None:
         """Raise InvalidArgumentError (SOURCE_NOT_ALLOWED) unless a rule fits `place`."""
+        if isinstance(place, PeersLocation):  # the cluster itself
+            return
         kind = _kind(place)
         if kind in self.kinds or any(_holds(each, place) for each in self.places):
             return
@@ -93,7 +96,7 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def _kind(place: Path | Location) -> str:
+def _kind(place: Path | S3Location | HttpLocation | HubLocation) -> str:
     match place:
         case S3Location():
             return "s3"

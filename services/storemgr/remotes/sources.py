@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from services.storemgr.manifest import Manifest
 from services.storemgr.ports import Job
-from services.storemgr.remotes.fetch import FetchLimits
+from services.storemgr.remotes.fetch import FetchLimits, Supply
 from services.storemgr.remotes.lines import Lines
 from services.storemgr.remotes.listing import Listing, Remote, RemoteFile
-from services.storemgr.remotes.locations import HttpLocation, HubLocation, Location, S3Location
+from services.storemgr.remotes.locations import (
+    HttpLocation,
+    HubLocation,
+    Location,
+    PeersLocation,
+    S3Location,
+)
 from services.storemgr.remotes.pace import Pace
 from services.storemgr.remotes.patience import Patience
+from services.storemgr.remotes.peers import FindPeers, PeersRemote
 from services.storemgr.remotes.permits import Permits
 from services.storemgr.remotes.ranges import RangeReader, place_of
 from services.storemgr.remotes.supplies import OriginSupply
@@ -32,21 +40,29 @@ class SourceRules:
     limits: FetchLimits
     pace: Pace  # shared by all imports
     stall_s: float  # a connection that brings nothing for so long is given up
+    find_peers: FindPeers | None = None  # None: there are none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSource:
     """A source that answers."""
 
-    kind: str  # "s3", "http" or "hub", for progress
+    kind: str  # "s3", "http", "hub" or "peer", for progress
     remote: Remote
     reader: RangeReader
     patience: Patience
     listing: Listing
     location: Location
 
-    def supply(self, files: tuple[RemoteFile, ...]) -> OriginSupply:
+    @property
+    def manifest(self) -> Manifest | None:
+        """Return what other nodes say of the model; None for a source from outside."""
+        return self.remote.manifest if isinstance(self.remote, PeersRemote) else None
+
+    def supply(self, files: tuple[RemoteFile, ...]) -> Supply:
         """Return what reads `files`, which an assembly's pieces number."""
+        if isinstance(self.remote, PeersRemote):
+            return self.remote.swarm(files)
         cached: dict[str, Path] = {}
         if isinstance(self.location, HubLocation):
             from services.storemgr.remotes.hub import cached_file  # noqa: PLC0415 - see _remote
@@ -71,7 +87,7 @@ def opened_source(location: Location, rules: SourceRules, job: Job) -> Iterator[
         patience = Patience(
             backoff=rules.limits.backoff, is_stopped=is_stopped, over=threading.Event()
         )
-        remote = patience.run("the source", lambda _: _remote(location, reader, trusted))
+        remote = patience.run("the source", lambda _: _remote(location, reader, trusted, rules))
         listing = patience.run("the source", lambda _: remote.list())
         yield OpenSource(
             kind=_KINDS[type(location)],
@@ -83,7 +99,12 @@ def opened_source(location: Location, rules: SourceRules, job: Job) -> Iterator[
         )
 
 
-_KINDS: Final = {S3Location: "s3", HttpLocation: "http", HubLocation: "hub"}
+_KINDS: Final = {
+    S3Location: "s3",
+    HttpLocation: "http",
+    HubLocation: "hub",
+    PeersLocation: "peer",
+}
 
 
 class _Trust:
@@ -110,7 +131,7 @@ class _Trust:
         return (place.scheme, place.host, place.port) in self._own
 
 
-def _remote(location: Location, reader: RangeReader, trusted: _Trust) -> Remote:
+def _remote(location: Location, reader: RangeReader, trusted: _Trust, rules: SourceRules) -> Remote:
     """Open the source. Its library is imported when needed: that takes up to half a second."""
     match location:
         case S3Location():
@@ -125,3 +146,8 @@ def _remote(location: Location, reader: RangeReader, trusted: _Trust) -> Remote:
             return HubRemote(location, reader)
         case HttpLocation():
             return WebRemote(location, reader)
+        case PeersLocation():
+            peers = rules.find_peers(location.ref) if rules.find_peers is not None else ()
+            for peer in peers:
+                trusted.add(place_of(peer.url))
+            return PeersRemote(location, peers, reader)
