@@ -212,6 +212,8 @@ class Router:
             outstanding = self._outstanding.get(instance_id, 0)
             if outstanding >= route.slots or instance_id in request.excluded:
                 continue
+            if not outstanding:
+                return route  # nobody has less
             if best is None or outstanding < least:
                 best, least = route, outstanding
         return best
