@@ -75,9 +75,7 @@ class Detokenizer:
         size = len(self._ids)
         for end in range(size, max(-1, size - _CHARACTER_TOKENS_MAX), -1):
             for start in range(min(_CHARACTER_TOKENS_MAX, end + 1) if is_cut else 1):
-                text = self._decode(self._ids[start:end])
-                is_torn = is_cut and text.startswith(_REPLACEMENT)
-                if not is_torn and not text.endswith(_REPLACEMENT):
+                if not self._decode(self._ids[start:end]).endswith(_REPLACEMENT):
                     del self._ids[:start]
                     self._certain = end - start
                     return
