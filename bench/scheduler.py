@@ -30,7 +30,8 @@ METHOD = (
     "all full of idle instances, and disks of 1.5, 3 or 6 GB/s; there are ten models to a node, 13 "
     "to 60 GiB large, each on eight disks, some in memory. Requests come in batches of 50 for "
     "models that no device holds; a placement is all that is decided for one of them: the request, "
-    "evictions, the load and its outcome, the release. A decision's time is that of one event. "
+    "evictions, the load and its outcome, the release. A decision's time is the processor's for "
+    "one event. "
     "The excess is the chosen device's estimated start time over the least of all devices "
     "in the cluster, by the same estimates, whatever has to be evicted there."
 )
