@@ -78,7 +78,10 @@ const CudaDriver& CudaDriver::get() {
 
 CudaDriver::CudaDriver(const std::string& library) : owner_(::getpid()) {
   void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) throw DeviceError("dlopen", 0, "", last_linker_error());
+  if (handle == nullptr) {
+    throw DeviceError("dlopen", 0, "",
+                      last_linker_error() + " (BRISK_CUDA_DRIVER may name the driver's library)");
+  }
   bind_all(handle, calls_);
   check(calls_.cuInit(0), "cuInit");
 }

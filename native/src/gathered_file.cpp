@@ -16,6 +16,7 @@
 #include "brisk/crc32c.hpp"
 #include "brisk/direct_file.hpp"
 #include "brisk/errors.hpp"
+#include "brisk/fork_shield.hpp"
 #include "brisk/new_file.hpp"
 
 namespace brisk {
@@ -138,6 +139,7 @@ class SourceCheck {
   const DirectFile& source_;
   const std::span<const std::uint32_t> expected_;
   const PageBuffer window_;
+  const ForkShield shield_{window_.room()};
   RunningChecksum sum_;
   std::uint64_t reached_ = 0;
 };
@@ -238,6 +240,7 @@ void GatherJob::stop_and_join() noexcept {
 void GatherJob::work() noexcept {
   try {
     const PageBuffer scratch(kChunkBytes + kWindowBytes);
+    const ForkShield shield(scratch.room());
     const std::span<std::byte> room = scratch.room().first(kChunkBytes);
     const std::span<std::byte> window = scratch.room().subspan(kChunkBytes, kWindowBytes);
     for (std::uint64_t chunk = 0; take(chunk);) assemble(chunk, room, window);

@@ -1,5 +1,6 @@
 #include "brisk/huge_pages.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <fstream>
@@ -46,14 +47,20 @@ bool counts_huge_pages(std::string_view line) {
 }  // namespace
 
 std::size_t huge_page_bytes_in(std::span<const std::byte> memory) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
+  return huge_page_bytes_in(std::vector{memory});
+}
+
+std::size_t huge_page_bytes_in(const std::vector<std::span<const std::byte>>& memory) {
+  if (memory.empty()) return 0;
   std::ifstream smaps("/proc/self/smaps");
   std::size_t huge = 0;
   bool ours = false;
   for (std::string line; std::getline(smaps, line);) {
     if (const auto range = range_in(line)) {
-      if (range->begin >= begin + memory.size()) break;  // they are sorted
-      ours = range->begin >= begin;
+      ours = std::any_of(memory.begin(), memory.end(), [&range](const auto& part) {
+        const auto begin = reinterpret_cast<std::uintptr_t>(part.data());
+        return range->begin >= begin && range->begin < begin + part.size();
+      });
     } else if (ours && counts_huge_pages(line)) {
       huge += bytes_in(line);
     }

@@ -51,20 +51,23 @@ std::optional<std::uint32_t> hex4(std::span<const char> text) {
   return value;
 }
 
-// Returns how many bytes at the beginning of `text` are for certain ASCII without quotes,
-// backslashes and control characters, looking at eight at a time.
-std::size_t plain_bytes(std::span<const char> text) {
+// Returns how many bytes at the beginning of `text` are for certain neither quotes nor backslashes
+// nor control characters, looking at eight at a time. Takes back `is_ascii` if some are not.
+std::size_t plain_bytes(std::span<const char> text, bool& is_ascii) {
   constexpr std::uint64_t kOnes = 0x0101010101010101;
   constexpr std::uint64_t kHighs = 0x80 * kOnes;
   const auto has_zero = [](std::uint64_t word) { return (word - kOnes) & ~word & kHighs; };
   std::size_t at = 0;
+  std::uint64_t seen = 0;
   for (; text.size() - at >= sizeof(std::uint64_t); at += sizeof(std::uint64_t)) {
     std::uint64_t word = 0;
     std::memcpy(&word, text.data() + at, sizeof word);
     const std::uint64_t controls = (word - 0x20 * kOnes) & ~word & kHighs;
     const std::uint64_t quotes = has_zero(word ^ '"' * kOnes) | has_zero(word ^ '\\' * kOnes);
-    if ((controls | quotes | (word & kHighs)) != 0) break;
+    if ((controls | quotes) != 0) break;
+    seen |= word;
   }
+  is_ascii = is_ascii && (seen & kHighs) == 0;
   return at;
 }
 
@@ -104,25 +107,29 @@ std::string_view JsonScanner::string() {
   if (at_ >= text_.size() || text_[at_] != '"') throw JsonFault(at_, "there must be a string");
   const std::size_t quote = at_;
   const std::size_t begin = quote + 1;
-  bool plain = true;  // neither escapes nor anything outside ASCII
-  for (std::size_t end = begin + plain_bytes(text_.subspan(begin)); end < text_.size();) {
+  bool is_escaped = false;
+  bool is_ascii = true;
+  for (std::size_t end = begin + plain_bytes(text_.subspan(begin), is_ascii); end < text_.size();) {
     const auto sign = static_cast<unsigned char>(text_[end]);
     if (sign == '"') {
       at_ = end + 1;
-      if (plain) return {text_.data() + begin, end - begin};
-      return decode(begin, end, quote);
+      const std::string_view raw(text_.data() + begin, end - begin);
+      if (!is_ascii && !is_utf8(raw)) throw JsonFault(quote, kBadString);
+      return is_escaped ? decode(begin, end, quote) : raw;
     }
     if (sign < 0x20) break;
-    if (sign == '\\' || sign >= 0x80) plain = false;
+    is_escaped = is_escaped || sign == '\\';
+    is_ascii = is_ascii && sign < 0x80;
     end += sign == '\\' ? 2 : 1;  // what it escapes is looked at when decoding
-    if (end % 8 == 0) end += plain_bytes(text_.subspan(std::min(end, text_.size())));
+    if (end % 8 == 0) {
+      end += plain_bytes(text_.subspan(std::min(end, text_.size())), is_ascii);
+    }
   }
   throw JsonFault(quote, kBadString);
 }
 
 std::string_view JsonScanner::decode(std::size_t begin, std::size_t end, std::size_t quote) {
   const std::span<char> raw = text_.subspan(begin, end - begin);
-  if (!is_utf8({raw.data(), raw.size()})) throw JsonFault(quote, kBadString);
   std::size_t to = 0;
   for (std::size_t from = 0; from < raw.size();) {
     if (raw[from] != '\\') {
@@ -173,15 +180,18 @@ void JsonNames::add(std::string_view name, std::size_t offset) {
 
 void JsonScanner::skip(unsigned depth) {
   skip_space();
+  if (++skipped_ > kSkippedValuesMax) {
+    throw JsonFault(at_, "more than " + std::to_string(kSkippedValuesMax) + " values of no use");
+  }
   const char sign = at_ < text_.size() ? text_[at_] : '\0';
   if (sign == '{' || sign == '[') {
     if (depth == kSkippedDepthMax) {
       throw JsonFault(at_, "nested deeper than " + std::to_string(kSkippedDepthMax));
     }
-    ++at_;
     if (sign == '{') {
-      skip_members(depth + 1);
+      members([this, depth](std::string_view) { skip(depth + 1); });
     } else {
+      ++at_;
       skip_elements(depth + 1);
     }
   } else if (sign == '"') {
@@ -189,18 +199,6 @@ void JsonScanner::skip(unsigned depth) {
   } else if (!skip_word("true") && !skip_word("false") && !skip_word("null")) {
     skip_number();
   }
-}
-
-void JsonScanner::skip_members(unsigned depth) {
-  if (take('}')) return;
-  JsonNames names;
-  do {
-    const std::size_t begin = at_;
-    names.add(string(), begin);
-    expect(':');
-    skip(depth);
-  } while (take(','));
-  expect('}');
 }
 
 void JsonScanner::skip_elements(unsigned depth) {

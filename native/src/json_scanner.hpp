@@ -12,10 +12,11 @@
 namespace brisk {
 
 // What `JsonScanner::skip` steps over at most: lists and objects within each other, members of one
-// object, and bytes of a member's name.
+// object, bytes of a member's name, and values in all of one text.
 inline constexpr unsigned kSkippedDepthMax = 8;
 inline constexpr std::size_t kSkippedMembersMax = 64;
 inline constexpr std::size_t kSkippedNameBytesMax = 256;
+inline constexpr std::size_t kSkippedValuesMax = 262'144;
 
 // Refuses an object with a name twice, with too many or with too long ones.
 class JsonNames {
@@ -53,6 +54,22 @@ class JsonScanner {
   [[nodiscard]] std::string_view string();
   // Returns the integer that comes next, from 0 to `max`. Throws JsonFault.
   [[nodiscard]] std::uint64_t integer(std::uint64_t max);
+  // Steps over the object that comes next: calls `member` with the name of each of its members, to
+  // step over its value. Throws JsonFault, also for a name that is there twice.
+  template <typename Member>
+  void members(const Member& member) {
+    expect('{');
+    if (take('}')) return;
+    JsonNames names;
+    do {
+      const std::size_t begin = at_;
+      const std::string_view name = string();
+      names.add(name, begin);
+      expect(':');
+      member(name);
+    } while (take(','));
+    expect('}');
+  }
   // Steps over one value of any kind, within the limits above. Throws JsonFault.
   void skip(unsigned depth = 0);
   // Throws JsonFault if anything but white space is left.
@@ -67,7 +84,6 @@ class JsonScanner {
   [[nodiscard]] static bool is_space(char sign) noexcept {
     return sign == ' ' || sign == '\n' || sign == '\r' || sign == '\t';
   }
-  void skip_members(unsigned depth);
   void skip_elements(unsigned depth);
   void skip_number();
   [[nodiscard]] bool skip_word(std::string_view word) noexcept;
@@ -76,6 +92,7 @@ class JsonScanner {
 
   std::span<char> text_;
   std::size_t at_ = 0;
+  std::size_t skipped_ = 0;  // values
 };
 
 }  // namespace brisk

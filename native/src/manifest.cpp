@@ -7,6 +7,7 @@
 
 #include "brisk/buffered_file.hpp"
 #include "brisk/chunk.hpp"
+#include "file_name.hpp"
 #include "json_scanner.hpp"
 
 namespace brisk {
@@ -26,12 +27,6 @@ void check_bytes(std::uint64_t bytes) {
 
 // A bound of all checksums together: each takes its digits, quotes and a sign behind it.
 std::size_t checksums_max(std::size_t text_bytes) { return text_bytes / (kChecksumDigits + 3) + 1; }
-
-bool is_plain_name(std::string_view name) {
-  constexpr std::string_view kSpecial("/\\\0", 3);
-  return !name.empty() && name.size() <= kManifestNameBytesMax && name != "." && name != ".." &&
-         name.find_first_of(kSpecial) == std::string_view::npos;
-}
 
 std::optional<std::uint32_t> checksum_of(std::string_view digits) {
   if (digits.size() != kChecksumDigits) return std::nullopt;
@@ -71,22 +66,6 @@ class ManifestParser {
   [[nodiscard]] std::span<const std::uint32_t> parse_checksums();
   void refuse_repeated_files() const;
 
-  // Calls `member` with the name of each member of the object that comes next.
-  template <typename Member>
-  void parse_object(const Member& member) {
-    scanner_.expect('{');
-    if (scanner_.take('}')) return;
-    JsonNames names;
-    do {
-      const std::size_t begin = scanner_.offset();
-      const std::string_view name = scanner_.string();
-      names.add(name, begin);
-      scanner_.expect(':');
-      member(name);
-    } while (scanner_.take(','));
-    scanner_.expect('}');
-  }
-
   JsonScanner scanner_;
   std::uint32_t* checksums_;  // where the next one goes
   std::vector<ManifestFile>& files_;
@@ -95,7 +74,7 @@ class ManifestParser {
 
 Members ManifestParser::parse() {
   try {
-    parse_object([this](std::string_view name) { parse_member(name); });
+    scanner_.members([this](std::string_view name) { parse_member(name); });
     scanner_.expect_end();
   } catch (const JsonFault& fault) {
     refuse(fault.what());
@@ -148,7 +127,7 @@ void ManifestParser::parse_file() {
   ManifestFile file{};
   bool has_size = false;
   bool has_checksums = false;
-  parse_object([&](std::string_view name) {
+  scanner_.members([&](std::string_view name) {
     if (name == "name") {
       file.name = parse_name();
     } else if (name == "size_bytes") {
@@ -173,7 +152,9 @@ void ManifestParser::parse_file() {
 
 std::string_view ManifestParser::parse_name() {
   const std::string_view name = scanner_.string();
-  if (!is_plain_name(name)) refuse("has a file whose name is none of a file in its folder");
+  if (!is_plain_name(name, kManifestNameBytesMax)) {
+    refuse("has a file whose name is none of a file in its folder");
+  }
   return name;
 }
 

@@ -96,6 +96,10 @@ FileDescriptor open_tmpfs(const std::filesystem::path& folder, const std::string
                                        : ::openat(place.get(), name.c_str(), kNamed, 0600),
                           "openat");
   set_size(fd, size);
+  // Others may fill a file system that is theirs, too. One that is ours alone has room for us.
+  while (!folder.empty() && ::fallocate(fd.get(), 0, 0, static_cast<off_t>(size)) != 0) {
+    if (errno != EINTR) refuse("fallocate", errno);
+  }
   return fd;
 }
 

@@ -8,6 +8,7 @@
 #include "brisk/counters.hpp"
 #include "brisk/direct_file.hpp"
 #include "brisk/errors.hpp"
+#include "brisk/fork_shield.hpp"
 #include "brisk/huge_pages.hpp"
 #include "brisk/populate.hpp"
 
@@ -106,6 +107,14 @@ std::vector<FileMemory> make_memory(std::span<const DirectFile> files, Pool* poo
   return memory;
 }
 
+// Shields the memory for as long as the kernel may write into it.
+std::vector<ForkShield> shield(const std::vector<FileMemory>& memory) {
+  std::vector<ForkShield> shields;
+  shields.reserve(memory.size());
+  for (const FileMemory& file : memory) shields.emplace_back(file.room());
+  return shields;
+}
+
 // What is to be faulted in while the reads go on: fresh memory in the order in which it is read.
 std::vector<std::span<std::byte>> to_populate(const std::vector<FileMemory>& memory,
                                               std::span<const ReadTask> tasks, const Pool* pool) {
@@ -124,11 +133,12 @@ std::vector<std::span<std::byte>> to_populate(const std::vector<FileMemory>& mem
 bool in_huge_pages(const std::vector<FileMemory>& memory, const Pool* pool) {
   if (pool != nullptr) return pool->in_huge_pages();
   std::size_t total = 0;
-  std::size_t huge = 0;
+  std::vector<std::span<const std::byte>> large;
   for (const FileMemory& file : memory) {
     total += file.size();
-    huge += file.size() < kHugePageBytes ? 0 : huge_page_bytes_in(file.room());
+    if (file.size() >= kHugePageBytes) large.push_back(file.room());
   }
+  const std::size_t huge = huge_page_bytes_in(large);
   return huge > 0 && huge >= total / 2;
 }
 
@@ -172,6 +182,7 @@ FilesInMemory read_files(std::span<const FileToRead> sources, const ReadFilesOpt
   const std::vector<DirectFile> files = open_all(sources, options.calls);
   const Plan plan = make_plan(sources, files, options);
   FilesInMemory result{.files = make_memory(files, options.pool)};
+  const std::vector<ForkShield> shields = shield(result.files);
   if (options.on_memory) options.on_memory(result.files);
   ReadSink sink{.place =
                     [&result](const ReadTask& task, std::size_t) {

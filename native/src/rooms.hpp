@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "brisk/chunk.hpp"
+#include "brisk/fork_shield.hpp"
 #include "brisk/page_buffer.hpp"
 
 namespace brisk {
@@ -33,6 +34,7 @@ class Rooms {
 
  private:
   PageBuffer memory_;
+  ForkShield shield_{memory_.room()};
   std::mutex mutex_;  // guards free_
   std::vector<std::byte*> free_;
 };

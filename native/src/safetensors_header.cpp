@@ -6,8 +6,8 @@
 #include <tuple>
 
 #include "brisk/buffered_file.hpp"
-#include "brisk/crc32c.hpp"
 #include "json_scanner.hpp"
+#include "repeated_name.hpp"
 
 namespace brisk {
 namespace {
@@ -209,29 +209,9 @@ void HeaderParser::parse_offsets(HeaderTensor& tensor) {
   scanner_.expect(']');
 }
 
-// Names are sorted by checksum first, which is fast, and by themselves where checksums agree, so
-// that no choice of names makes this slow.
 void HeaderParser::refuse_repeated_names() {
-  std::vector<std::pair<std::uint32_t, std::uint32_t>> order;  // checksum and number
-  order.reserve(tensors_.size());
-  for (const HeaderTensor& tensor : tensors_) {
-    order.emplace_back(crc32c(std::as_bytes(std::span(tensor.name))),
-                       static_cast<std::uint32_t>(order.size()));
-  }
-  const auto key = [this](const auto& one) {
-    return std::tuple(one.first, tensors_[one.second].name, one.second);
-  };
-  std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first < b.first : key(a) < key(b);
-  });
-  std::size_t first = tensors_.size();  // to repeat a name
-  for (std::size_t place = 1; place < order.size(); ++place) {
-    if (order[place].first != order[place - 1].first) continue;
-    const std::size_t number = order[place].second;
-    if (tensors_[number].name == tensors_[order[place - 1].second].name) {
-      first = std::min(first, number);
-    }
-  }
+  const std::size_t first =
+      first_repeated(tensors_.size(), [this](std::size_t number) { return tensors_[number].name; });
   if (first < tensors_.size()) refuse(tensors_[first].name, "is there twice");
   std::vector<std::string_view> keys;
   for (const auto& entry : metadata_) keys.push_back(entry.first);

@@ -1,4 +1,5 @@
-// Runs every test whose promise contains the first argument, or all of them.
+// Runs every test whose promise contains the first argument, or all of them, and names the slow.
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -18,12 +19,15 @@ int main(int count, char** arguments) {
     if (test.promise.find(wanted) == std::string::npos) continue;
     ++ran;
     const int before = check::failures();
+    const auto begin = std::chrono::steady_clock::now();
     try {
       test.body();
     } catch (const std::exception& error) {
       ++check::failures();
       std::fprintf(stderr, "threw %s\n", error.what());
     }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    if (took.count() >= 1) std::printf("%5.1f s  %s\n", took.count(), test.promise.c_str());
     if (check::failures() != before) {
       ++failed;
       std::fprintf(stderr, "FAILED: %s\n", test.promise.c_str());

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <new>
 
 #include "brisk/chunk.hpp"
@@ -19,10 +20,6 @@ namespace {
 using brisk::PageBuffer;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-
-bool all_zero(std::span<const std::byte> bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
-}
 
 // True if the kernel can read the byte: write() answers EFAULT where nothing may be touched.
 bool is_touchable(const std::byte* address) {
@@ -47,7 +44,7 @@ TEST("a buffer is aligned, zeroed, and has room up to the end of its last page")
     CHECK(buffer.room().size() % 4096 == 0);
     CHECK(buffer.room().size() >= std::max(size, std::size_t{1}));
     CHECK(buffer.room().size() < size + 4097);
-    CHECK(all_zero(buffer.room()));
+    CHECK(scratch::is_zero(buffer.room()));
     buffer.room().front() = std::byte{1};
     buffer.room().back() = std::byte{1};
   }
@@ -109,9 +106,9 @@ TEST("huge pages are told from small ones") {
   CHECK(!untouched.in_huge_pages());
   const PageBuffer split(8 * kMiB);
   CHECK(::madvise(split.room().data(), split.room().size(), MADV_NOHUGEPAGE) == 0);
-  for (auto& byte : split.bytes()) byte = std::byte{1};
+  std::memset(split.bytes().data(), 1, split.bytes().size());
   CHECK(!split.in_huge_pages());
   const PageBuffer huge(8 * kMiB);
-  for (auto& byte : huge.bytes()) byte = std::byte{1};
+  std::memset(huge.bytes().data(), 1, huge.bytes().size());
   std::printf("huge pages here: %s\n", huge.in_huge_pages() ? "yes" : "no");
 }

@@ -3,6 +3,7 @@
 #include "brisk/pool.hpp"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -73,6 +74,17 @@ TEST("every kind that can be had gives whole pages, all faulted in, and says whe
       std::printf("a memfd has huge pages here: %s\n", pool->in_huge_pages() ? "yes" : "no");
     }
   }
+}
+
+TEST("what was found of a pool that is faulted in is remembered") {
+  Pool pool(16 * kMiB, {.kind = PoolKind::kPrivate});
+  CHECK(pool.wait_populated(kLong));
+  const bool is_huge = pool.in_huge_pages();
+  if (!is_huge) std::printf("not checked: no huge pages here\n");
+  const Region region = pool.allocate(16 * kMiB);
+  CHECK(::madvise(region->room().data(), region->room().size(), MADV_DONTNEED) == 0);
+  CHECK((brisk::huge_page_bytes_in(region->room()) == 0));
+  CHECK(pool.in_huge_pages() == is_huge);  // looking would tell otherwise
 }
 
 TEST("auto takes the first kind that can be had and says why not the ones before") {

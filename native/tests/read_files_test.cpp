@@ -2,6 +2,9 @@
 // with each milestone told once; and nothing kept when it fails.
 #include "brisk/read_files.hpp"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -228,4 +231,34 @@ TEST("a trial reads only what it was given, and says what really read") {
   const auto buffered =
       brisk::trial_read(path, {}, 0, 1, std::chrono::seconds(60), without_direct());
   CHECK(!buffered.direct && buffered.engine == brisk::Engine::kPread);
+}
+
+// Forks, and returns whether the child finds what `holds` says of its memory.
+template <typename Holds>
+bool holds_in_child(const Holds& holds) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(holds() ? 0 : 1);
+  int status = -1;
+  return ::waitpid(child, &status, 0) == child && status == 0;
+}
+
+TEST("a child that is forked during a read cannot tear it, and one forked later has its bytes") {
+  Fixture fixture;
+  Pool pool(32 * kChunkBytes, {.kind = PoolKind::kPrivate});
+  for (Pool* const place : {static_cast<Pool*>(nullptr), &pool}) {
+    std::span<const std::byte> first;
+    int forked = 0;
+    ReadFilesOptions options{.read = {.threads = 1}, .milestones = {1}, .pool = place};
+    options.on_memory = [&](const auto& files) { first = files[0].bytes().first(kChunkBytes); };
+    options.on_milestone = [&](std::uint64_t) {
+      ++forked;
+      CHECK(!scratch::is_zero(first));
+      // The pages of the read are the parent's alone: nothing was shared that a write would part.
+      CHECK(holds_in_child([&] { return scratch::is_zero(first); }));
+    };
+    const auto result = brisk::read_files(fixture.sources, options);
+    CHECK(forked == 1);
+    CHECK(fixture.are_read(result));
+    CHECK(holds_in_child([&] { return fixture.are_read(result); }));
+  }
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <span>
@@ -42,11 +43,12 @@ class Folder {
 inline Bytes noise(std::size_t size, std::uint64_t seed = 1) {
   Bytes bytes(size);
   std::uint64_t state = seed * 0x9E3779B97F4A7C15U + 1;
-  for (auto& byte : bytes) {
+  for (std::size_t at = 0; at < size; at += sizeof state) {
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    byte = static_cast<std::byte>(state >> 32);
+    const std::uint64_t word = state * 0x2545F4914F6CDD1DU;
+    std::memcpy(bytes.data() + at, &word, std::min(sizeof word, size - at));
   }
   return bytes;
 }
@@ -67,7 +69,13 @@ inline Bytes read(const std::filesystem::path& path) {
 }
 
 inline bool equal(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+  // Under a sanitizer one call for all is a thousand times as fast as one look at each byte.
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+inline bool is_zero(std::span<const std::byte> bytes) {
+  return bytes.empty() ||
+         (bytes[0] == std::byte{0} && equal(bytes.first(bytes.size() - 1), bytes.subspan(1)));
 }
 
 }  // namespace scratch

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -168,7 +169,7 @@ TEST("io_uring reads every byte of several files, at every depth and size") {
   for (const unsigned threads : {1, 3}) {
     for (const unsigned depth : {1, 3, 64}) {
       for (const std::size_t size : {kChunkBytes, 4 * kChunkBytes}) {
-        std::fill(fixture.memory.bytes().begin(), fixture.memory.bytes().end(), std::byte{0});
+        std::memset(fixture.memory.bytes().data(), 0, fixture.memory.bytes().size());
         const ReadOptions options{
             .engine = Engine::kUring, .threads = threads, .depth = depth, .read_bytes = size};
         CHECK(fixture.run({}, options) == Engine::kUring);
@@ -396,7 +397,7 @@ TEST("a ring that is dropped ends its reads, those begun and those only queued")
     const scratch::Bytes then(memory.bytes().begin(), memory.bytes().end());
     // What was only queued was never begun.
     const auto last = memory.bytes().last(kChunkBytes);
-    CHECK(std::all_of(last.begin(), last.end(), [](std::byte b) { return b == std::byte{0}; }));
+    CHECK(scratch::is_zero(last));
     CHECK(scratch::equal(then, memory.bytes()));
   }
 }

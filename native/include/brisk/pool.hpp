@@ -115,7 +115,8 @@ class Pool {
   [[nodiscard]] std::size_t populated() const;
   // Waits until populating ended; false if it has not within `timeout`.
   [[nodiscard]] bool wait_populated(std::chrono::duration<double> timeout) const;
-  // True if at least half of what was faulted in lies in 2 MiB pages now, as the kernel says.
+  // True if at least half of what was faulted in lies in 2 MiB pages, as the kernel says: looked up
+  // until all is faulted in, remembered from then on.
   [[nodiscard]] bool in_huge_pages() const;
   // Where another process attaches, as long as this one lives; none if the memory is private.
   [[nodiscard]] std::optional<std::filesystem::path> path() const;

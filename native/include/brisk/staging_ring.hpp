@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "brisk/device.hpp"
+#include "brisk/fork_shield.hpp"
 #include "brisk/page_buffer.hpp"
 
 namespace brisk {
@@ -36,6 +37,7 @@ class StagingRing {
  private:
   const std::size_t slot_bytes_;
   const PageBuffer memory_;
+  const ForkShield shield_{memory_.room()};
   std::optional<HostRegistration> registration_;
 
   std::mutex mutex_;  // guards what is below

@@ -39,6 +39,7 @@ comes on top."""
 
 _GAIN_MIN: Final = 1.10
 _ROUNDS: Final = 2
+_TRIAL_CHUNKS_MIN: Final = 6  # fewer are read before any way is at its speed
 _CACHE_BYTES_MAX: Final = 4096
 
 _lock: Final = threading.Lock()
@@ -67,22 +68,28 @@ def calibrate(path: str | os.PathLike[str]) -> ReadSettings:
     """Measure how to read from the file system of `path`, a large file; remember and return it.
 
     Reads parts of the file for about half a second, past the page cache; returns the defaults
-    where that is refused. What was remembered before is replaced. `read_files` and the loaders
-    ask for it by themselves. It is kept in $XDG_CACHE_HOME/brisk, or ~/.cache/brisk, one file for
-    each file system, kernel and version; a folder that cannot be used is no error.
+    where that is refused. What was remembered before is replaced. A file of less than about 150 MB
+    tells nothing: the defaults are returned, and nothing is remembered.
+
+    `read_files` and the loaders ask for it by themselves. It is kept in $XDG_CACHE_HOME/brisk, or
+    ~/.cache/brisk, one file for each file system, kernel and version; a folder that cannot be used
+    is no error.
 
     Raises OSError, ShortReadError and MemoryError as `read_file` does.
     """
     with _lock:  # two at once would measure one another
         key = _key(path)
         best = _fastest(path)
+        if best is None:
+            return DEFAULTS
         _known[key] = best
         with suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
             _write(_cache_file(key), best)
         return best
 
 
-def _fastest(path: str | os.PathLike[str]) -> ReadSettings:
+def _fastest(path: str | os.PathLike[str]) -> ReadSettings | None:
+    """Return the fastest way; None if the file is too small to tell."""
     trials = [
         index
         for turn in range(_ROUNDS)
@@ -91,6 +98,8 @@ def _fastest(path: str | os.PathLike[str]) -> ReadSettings:
         )
     ]
     count = -(-Path(path).stat().st_size // CHUNK_BYTES) // len(trials)
+    if count < _TRIAL_CHUNKS_MIN:
+        return None
     read = [0] * len(CANDIDATES)
     spent_s = [0.0] * len(CANDIDATES)
     for number, index in enumerate(trials):

@@ -6,20 +6,15 @@ ten megabytes. This module also documents the interface for both implementations
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, final
 
 from brisk_native._chunks import all_chunks, check_settings
 from brisk_native._gather_plan import GatherPlan
-from brisk_native._header import LENGTH_BYTES, json_bytes, parse
-from brisk_native._manifest_text import check_bytes, parse_text
 from brisk_native._no_devices import (  # noqa: F401 - parts of this implementation
     DeviceBuffer,
     PinnedMemory,
@@ -35,18 +30,25 @@ from brisk_native._no_pool import (  # noqa: F401 - parts of this implementation
     pieces_in_use,
     read_pieces,
 )
+from brisk_native._parsers import (  # noqa: F401 - parts of this implementation
+    parse_header,
+    parse_header_bytes,
+    parse_index,
+    parse_index_bytes,
+    parse_manifest,
+    parse_manifest_bytes,
+)
+from brisk_native._plain_files import fill, naming, new_file, open_source, write
 from brisk_native._types import (
     CHUNK_BYTES,
     THREADS_MAX,
     ChecksumError,
     Counters,
-    Header,
-    Manifest,
     ReadResult,
     ReadSettings,
-    ShortReadError,
 )
 from brisk_native._walk import Job, Milestones
+from brisk_native._weight_index import WeightIndex  # noqa: F401 - part of this implementation
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -135,7 +137,7 @@ def read_files(
     expected = [None if checksums is None else _checked(checksums) for checksums in given]
     begin_s = time.perf_counter()
     with ExitStack() as stack:
-        files = [stack.enter_context(_open_source(path)) for path in paths]
+        files = [stack.enter_context(open_source(path)) for path in paths]
         for path, (_, size), checksums in zip(paths, files, expected, strict=True):
             if checksums is not None:
                 _check_count(path, size, len(checksums))
@@ -150,7 +152,7 @@ def read_files(
         told.tell(0)
         for done, (file, chunk, offset, length) in enumerate(job.walk(places), start=1):
             target, checksums = views[file][offset : offset + length], expected[file]
-            _fill(files[file][0], target, offset, paths[file])
+            fill(files[file][0], target, offset, paths[file])
             if checksums is not None:
                 _verify(target, checksums[chunk], paths[file], chunk)
             told.tell(done)
@@ -171,7 +173,7 @@ def trial_read(
     after about `seconds_max`. Plain Python reads in one way only: it measures nothing.
     """
     check_settings(settings)
-    with _open_source(path):
+    with open_source(path):
         return 0, 0.0, "pread", False
 
 
@@ -201,10 +203,10 @@ def checksum_file(
     """
     _check_threads(threads)
     checksums = []
-    with _open_source(path) as (fd, size):
+    with open_source(path) as (fd, size):
         room = memoryview(bytearray(min(size, CHUNK_BYTES)))
         for _, offset, length in Job(size, progress, cancel).chunks():
-            _fill(fd, room[:length], offset, path)
+            fill(fd, room[:length], offset, path)
             checksums.append(crc32c(room[:length]))
     return checksums
 
@@ -225,13 +227,13 @@ def copy_file(
     from writing, such as ENOSPC. Whatever is raised, no `dst` of this call is left.
     """
     checksums = []
-    with _open_source(src) as (source, size), _new_file(dst) as target:
+    with open_source(src) as (source, size), new_file(dst) as target:
         room = memoryview(bytearray(min(size, CHUNK_BYTES)))
         for _, offset, length in Job(size, progress, cancel).chunks():
-            _fill(source, room[:length], offset, src)
+            fill(source, room[:length], offset, src)
             checksums.append(crc32c(room[:length]))
-            _write(target, room[:length], offset, dst)
-        with _naming(dst):
+            write(target, room[:length], offset, dst)
+        with naming(dst):
             os.fsync(target)
     return checksums
 
@@ -267,22 +269,22 @@ def gather_file(
                 _compare(path, chunk, actual, wanted)
     checksums = []
     with ExitStack() as stack:
-        opened = [(path, *stack.enter_context(_open_source(path))) for path, _ in sources]
+        opened = [(path, *stack.enter_context(open_source(path))) for path, _ in sources]
         plan = GatherPlan(prefix=bytes(prefix), pieces=pieces, size_bytes=size_bytes)
         plan.check([(path, size) for path, _, size in opened])
-        target = stack.enter_context(_new_file(dst))
+        target = stack.enter_context(new_file(dst))
         for _, offset, length in Job(size_bytes, progress, cancel).chunks():
             room = bytearray(length)
             with memoryview(room) as view:
                 for source, begin, part, place in plan.parts(offset, length):
                     path, fd, _ = opened[source]
-                    _fill(fd, view[place : place + part], begin, path)
+                    fill(fd, view[place : place + part], begin, path)
             if offset < len(plan.prefix):
                 own = plan.prefix[offset : offset + length]
                 room[: len(own)] = own
             checksums.append(crc32c(room))
-            _write(target, memoryview(room), offset, dst)
-        with _naming(dst):
+            write(target, memoryview(room), offset, dst)
+        with naming(dst):
             os.fsync(target)
     return checksums, False
 
@@ -302,63 +304,6 @@ def crc32c(data: Buffer, value: int = 0) -> int:
         for byte in view.tobytes():
             state = table[(state ^ byte) & 0xFF] ^ (state >> 8)
         return state ^ _VALUE_MAX
-
-
-def parse_header(path: str | os.PathLike[str]) -> Header:
-    """Return the header of a safetensors file, checked completely against the file's size.
-
-    No more than the header is read. Raises InvalidHeaderError naming file, tensor and reason, and
-    OSError and ShortReadError as `read_file` does.
-    """
-    with _open_source(path) as (fd, size):
-        head = bytearray(min(size, LENGTH_BYTES))
-        with memoryview(head) as view:
-            _fill(fd, view, 0, path)
-        raw = bytearray(json_bytes(os.fspath(path), bytes(head), size))
-        with memoryview(raw) as view:
-            _fill(fd, view, LENGTH_BYTES, path)
-    return parse_header_bytes(head + raw, size, path)
-
-
-def parse_header_bytes(
-    data: Buffer, file_bytes: int, path: str | os.PathLike[str] = "<memory>"
-) -> Header:
-    """Return the header that `data`, the beginning of a file of `file_bytes`, holds.
-
-    `path` names the file in errors. Raises InvalidHeaderError, also if `data` ends before the
-    header does; BufferError if the bytes are not contiguous; TypeError if no file has that size.
-    """
-    _check_size(file_bytes)
-    with memoryview(data) as view:
-        if not view.c_contiguous:
-            raise BufferError("underlying buffer is not C-contiguous")
-        with view.cast("B") as octets:
-            return parse(os.fspath(path), octets, file_bytes)
-
-
-def parse_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Return what a manifest (brisk.json) says of the files beside it, checked by itself.
-
-    Raises InvalidCheckpointError naming file and reason, and OSError and ShortReadError as
-    `read_file` does.
-    """
-    with _open_source(path) as (fd, size):
-        check_bytes(os.fspath(path), size)
-        text = bytearray(size)
-        with memoryview(text) as view:
-            _fill(fd, view, 0, path)
-    return parse_manifest_bytes(text, path)
-
-
-def parse_manifest_bytes(data: Buffer, path: str | os.PathLike[str] = "<memory>") -> Manifest:
-    """Return what the text of a manifest says; `path` names the file in errors.
-
-    Raises InvalidCheckpointError, and BufferError if the bytes are not contiguous.
-    """
-    with memoryview(data) as view:
-        if not view.c_contiguous:
-            raise BufferError("underlying buffer is not C-contiguous")
-        return parse_text(os.fspath(path), view.tobytes())
 
 
 def _make_table() -> tuple[int, ...]:
@@ -409,11 +354,6 @@ def _check_value(value: object) -> None:
         raise TypeError(f"a checksum is an integer between 0 and {_VALUE_MAX}, not {value!r}")
 
 
-def _check_size(value: object) -> None:
-    if not isinstance(value, int) or not 0 <= value < 2**63:
-        raise TypeError(f"a file has 0 to {2**63 - 1} bytes, not {value!r}")
-
-
 def _checked(checksums: Sequence[int]) -> list[int]:
     values = list(checksums)
     for value in values:
@@ -437,61 +377,3 @@ def _compare(path: str | os.PathLike[str], number: int, actual: int, expected: i
     if actual != expected:
         detail = f"crc32c is {actual:08x}, expected {expected:08x}"
         raise ChecksumError(os.fspath(path), number, number * CHUNK_BYTES, detail)
-
-
-@contextmanager
-def _open_source(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
-    """Open a regular file for reading; give its descriptor and its size."""
-    # O_NONBLOCK: opening a FIFO without a writer must fail below, not hang here.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            code = errno.EISDIR if stat.S_ISDIR(facts.st_mode) else errno.EINVAL
-            raise OSError(code, os.strerror(code), os.fspath(path))
-        yield fd, facts.st_size
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _new_file(path: str | os.PathLike[str]) -> Iterator[int]:
-    """Create a file for writing; remove it again if the block raises."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        yield fd
-    except BaseException:
-        Path(path).unlink()
-        raise
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Give errors of calls that know a descriptor only the name of the file."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = os.fspath(path)
-        raise
-
-
-def _fill(fd: int, target: memoryview, offset: int, path: str | os.PathLike[str]) -> None:
-    done = 0
-    while done < len(target):
-        with _naming(path):
-            got = os.preadv(fd, [target[done:]], offset + done)
-        if got == 0:
-            raise ShortReadError(
-                f"{os.fspath(path)}: wanted {len(target)} bytes at offset {offset}, "
-                f"the file ends after {done}"
-            )
-        done += got
-
-
-def _write(fd: int, source: memoryview, offset: int, path: str | os.PathLike[str]) -> None:
-    with _naming(path):
-        while source:
-            put = os.pwrite(fd, source, offset)
-            source, offset = source[put:], offset + put

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         FileBuffer,
         PinnedMemory,
         Pool,
+        WeightIndex,
         checksum_file,
         checksum_pieces,
         copy_file,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
         map_pieces,
         parse_header,
         parse_header_bytes,
+        parse_index,
+        parse_index_bytes,
         parse_manifest,
         parse_manifest_bytes,
         pieces_in_use,
@@ -48,6 +51,7 @@ else:
     FileBuffer = _chosen.FileBuffer
     PinnedMemory = _chosen.PinnedMemory
     Pool = _chosen.Pool
+    WeightIndex = _chosen.WeightIndex
     checksum_file = _chosen.checksum_file
     checksum_pieces = _chosen.checksum_pieces
     copy_file = _chosen.copy_file
@@ -60,6 +64,8 @@ else:
     map_pieces = _chosen.map_pieces
     parse_header = _chosen.parse_header
     parse_header_bytes = _chosen.parse_header_bytes
+    parse_index = _chosen.parse_index
+    parse_index_bytes = _chosen.parse_index_bytes
     parse_manifest = _chosen.parse_manifest
     parse_manifest_bytes = _chosen.parse_manifest_bytes
     pieces_in_use = _chosen.pieces_in_use
@@ -76,6 +82,7 @@ __all__ = [
     "FileBuffer",
     "PinnedMemory",
     "Pool",
+    "WeightIndex",
     "checksum_file",
     "checksum_pieces",
     "copy_file",
@@ -88,6 +95,8 @@ __all__ = [
     "map_pieces",
     "parse_header",
     "parse_header_bytes",
+    "parse_index",
+    "parse_index_bytes",
     "parse_manifest",
     "parse_manifest_bytes",
     "pieces_in_use",

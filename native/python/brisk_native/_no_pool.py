@@ -115,7 +115,10 @@ class Pool:
 
     @property
     def huge_pages(self) -> bool:
-        """True if at least half of what was faulted in lies in 2 MiB pages now; looked up."""
+        """True if at least half of what was faulted in lies in 2 MiB pages.
+
+        It is looked up until all of the pool is faulted in, and remembered from then on.
+        """
         raise RuntimeError(_NO_POOL)
 
     @property

@@ -23,6 +23,7 @@ _DIGITS_MAX: Final = 20
 _DEPTH_MAX: Final = 8
 _MEMBERS_MAX: Final = 64
 _NAME_BYTES_MAX: Final = 256
+_VALUES_MAX: Final = 262_144
 
 
 class JsonFault(Exception):  # noqa: N818 - it is turned into a typed error before anyone sees it
@@ -34,6 +35,7 @@ class JsonScanner:
 
     def __init__(self, text: bytes) -> None:
         self._text, self._at = text, 0
+        self._skipped = 0  # values
 
     def take(self, sign: bytes) -> bool:
         """Step over `sign` if it comes next, after any white space; return whether it did."""
@@ -106,6 +108,9 @@ class JsonScanner:
     def skip(self, depth: int = 0) -> None:
         """Step over one value of any kind. Raises JsonFault."""
         self._skip_space()
+        self._skipped += 1
+        if self._skipped > _VALUES_MAX:
+            self._fault(f"more than {_VALUES_MAX} values of no use")
         sign = self._text[self._at : self._at + 1]
         if sign in {b"{", b"["}:
             if depth == _DEPTH_MAX:

@@ -73,7 +73,16 @@ MANIFEST_FILES_MAX: Final = 2048
 """The most files that a manifest may list."""
 
 FILE_NAME_BYTES_MAX: Final = 255
-"""The most bytes that the name of a file may have in a manifest."""
+"""The most bytes that the name of a file may have in a manifest or an index."""
+
+INDEX_BYTES_MAX: Final = 16 * 1024 * 1024
+"""The most bytes that the index of shards may have."""
+
+INDEX_TENSORS_MAX: Final = 196_608
+"""The most tensors that it may name."""
+
+INDEX_FILES_MAX: Final = 1024
+"""The most files that it may name."""
 
 _SHOWN_CHARS_MAX: Final = 80
 
@@ -138,7 +147,15 @@ class PoolFullError(MemoryError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSettings:
-    """How files are read. Limits are checked by the call that takes them, with ValueError."""
+    """How files are read.
+
+    engine      "uring": io_uring; "pread": threads that read one thing at a time
+    threads     1 to 64
+    depth       reads in flight per thread, 1 to 64; counts for "uring" only
+    read_bytes  of one read: a multiple of CHUNK_BYTES (4 MiB), up to four of them
+
+    Limits are checked by the call that takes them, with ValueError.
+    """
 
     engine: Literal["pread", "uring"] = "uring"
     """Threads that read one thing at a time, or io_uring, where `depth` reads are in flight per

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from brisk_native._implementation import parse_header, parse_header_bytes
-from brisk_native._types import Header, InvalidCheckpointError, TensorInfo, shown
+from brisk_native._implementation import parse_header, parse_header_bytes, parse_index
+from brisk_native._types import DTYPE_BITS, Header, InvalidCheckpointError, TensorInfo, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 SINGLE: Final = ("model.safetensors", "adapter_model.safetensors")
 INDEX: Final = "model.safetensors.index.json"
 SUFFIX: Final = ".safetensors"
-INDEX_BYTES_MAX: Final = 64 * 1024 * 1024
-SHARDS_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +64,27 @@ class Weights:
         return sum(info.size_bytes for file in self.files for info in file.header.tensors)
 
     @property
+    def misaligned_bytes(self) -> int:
+        """Bytes of the tensors that do not begin at a multiple of their type's size.
+
+        They cannot be used in place where their file lies in memory as it is.
+        """
+        return sum(
+            info.size_bytes
+            for file in self.files
+            for info in file.header.tensors
+            if info.offset % max(1, DTYPE_BITS[info.dtype] // 8)
+        )
+
+    @property
     def parameters(self) -> int:
         """Number of elements of all tensors."""
         return sum(info.elements for file in self.files for info in file.header.tensors)
 
 
 def folder_of(source: str | os.PathLike[str]) -> Path:
-    """Return `source`, absolute and without links, or the folder of a file."""
-    place = Path(os.path.realpath(source))
+    """Return `source`, absolute and without links, or the folder of a file. Raises OSError."""
+    place = Path(os.path.realpath(source, strict=True))
     return place if place.is_dir() else place.parent
 
 
@@ -94,9 +105,17 @@ def read_weights(source: str | os.PathLike[str], *, files: Sequence[str] | None 
     single = _single(place)
     if single is not None:
         return Weights(files=(_open(place, single),))
-    file_of = _read_index(place / INDEX)
-    shards = tuple(_open(place, name) for name in sorted(set(file_of.values())))
-    _check_index(place / INDEX, file_of, shards)
+    path = place / INDEX
+    try:
+        index = parse_index(os.path.realpath(path, strict=True))  # a hub's cache consists of links
+    except InvalidCheckpointError as error:
+        raise InvalidCheckpointError(os.fspath(path), error.reason) from None
+    shards = tuple(_open_shard(place, name) for name in sorted(index.files))
+    found = _check_distinct(path, shards)
+    if (wrong := index.misplaced(found)) is not None:
+        tensor, name = wrong
+        reason = f"puts tensor {shown(tensor)} into {name}, which does not have it"
+        raise InvalidCheckpointError(os.fspath(path), reason)
     return Weights(files=shards)
 
 
@@ -151,6 +170,14 @@ def _open(folder: Path, name: str) -> WeightFile:
     return WeightFile(name=name, path=path, header=parse_header(path), stamp=stamp)
 
 
+def _open_shard(folder: Path, name: str) -> WeightFile:
+    try:
+        return _open(folder, name)
+    except FileNotFoundError:
+        reason = f"names {name}, which is not in the folder: download it, or mend the index"
+        raise InvalidCheckpointError(os.fspath(folder / INDEX), reason) from None
+
+
 def stamp_of(facts: os.stat_result) -> tuple[int, int, int, int]:
     """Return what tells one state of a file from another."""
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
@@ -176,33 +203,7 @@ def is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
 
 
-def _read_index(path: Path) -> Mapping[str, str]:
-    weight_map = read_json(path, INDEX_BYTES_MAX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InvalidCheckpointError(os.fspath(path), "has no weight_map")
-    names = set(map(str, weight_map.values()))
-    for name in weight_map.values():
-        if not is_plain_name(name) or not name.endswith(SUFFIX):
-            raise InvalidCheckpointError(
-                os.fspath(path), f"names {str(name)[:80]!r}, which is no {SUFFIX} file's name"
-            )
-    if len(names) > SHARDS_MAX:
-        raise InvalidCheckpointError(
-            os.fspath(path), f"names {len(names)} files, the limit is {SHARDS_MAX}"
-        )
-    return weight_map
-
-
-def _check_index(path: Path, file_of: Mapping[str, str], files: tuple[WeightFile, ...]) -> None:
-    """Refuse an index that says otherwise than the files."""
-    found = _check_distinct(path, files)
-    for name, file_name in file_of.items():
-        if found.get(name) != file_name:
-            reason = f"puts tensor {name[:80]!r} into {file_name}, which does not have it"
-            raise InvalidCheckpointError(os.fspath(path), reason)
-
-
-def _check_distinct(path: Path, files: tuple[WeightFile, ...]) -> Mapping[str, str]:
+def _check_distinct(path: Path, files: tuple[WeightFile, ...]) -> dict[str, str]:
     """Return the file of each tensor; refuse one that is in two."""
     found: dict[str, str] = {}
     for file in files:

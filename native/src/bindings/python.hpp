@@ -64,6 +64,8 @@ void translate(std::exception_ptr raised);
 void bind_reading(py::module_& m);
 // Adds pools that are cut into chunks to the module.
 void bind_pieces(py::module_& m);
+// Adds headers, manifests and indexes to the module.
+void bind_parsing(py::module_& m);
 // Adds devices to the module.
 void bind_devices(py::module_& m);
 

@@ -9,6 +9,7 @@
 
 #include "bindings/file_buffer.hpp"
 #include "bindings/python.hpp"
+#include "bindings/texts.hpp"
 #include "brisk/cancel_token.hpp"
 #include "brisk/chunk.hpp"
 #include "brisk/counters.hpp"
@@ -245,6 +246,11 @@ std::unique_ptr<FileBuffer> view_of(Pool& pool, std::size_t offset, std::size_t 
   return std::make_unique<FileBuffer>(pool.view(offset, size), !pool.kind().has_value());
 }
 
+// Walks through the process's memory: called without the GIL.
+std::size_t page_bytes_of(const Pool& pool) {
+  return pool.in_huge_pages() ? kHugePageBytes : kDirectAlignment;
+}
+
 py::object path_of(const Pool& pool) {
   const auto path = pool.path();
   return path ? py::object(from_path(*path)) : py::none();
@@ -279,8 +285,9 @@ void bind_buffers(py::module_& m) {
 }
 
 void bind_pool(py::module_& m) {
+  const auto without_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<Pool, std::shared_ptr<Pool>>(m, "Pool", py::release_gil_before_calling_cpp_dtor(),
-                                          "Memory that is faulted in once and read into often.")
+                                          kPoolText)
       .def(py::init(&make_pool), py::arg("size_bytes"), py::kw_only(), py::arg("kind") = "auto",
            py::arg("folder") = py::none(), py::arg("name") = "", py::arg("populate") = true)
       .def_static(
@@ -300,20 +307,24 @@ void bind_pool(py::module_& m) {
              const py::gil_scoped_release nogil;
              self.close();
            })
-      .def_property_readonly("closed", &Pool::is_closed)
-      .def_property_readonly("kind",
-                             [](const Pool& self) {
-                               const auto kind = self.kind();
-                               return to_str(kind ? name_of(*kind) : "attached");
-                             })
+      .def_property_readonly("closed", &Pool::is_closed, "True once `close` was called.")
       .def_property_readonly(
-          "page_bytes",
-          [](const Pool& self) { return self.in_huge_pages() ? kHugePageBytes : kDirectAlignment; })
-      .def_property_readonly("huge_pages", &Pool::in_huge_pages)
-      .def_property_readonly("size_bytes", &Pool::size)
-      .def_property_readonly("free_bytes", &Pool::free_bytes)
-      .def_property_readonly("populated", &Pool::populated)
-      .def_property_readonly("path", &path_of);
+          "kind",
+          [](const Pool& self) {
+            const auto kind = self.kind();
+            return to_str(kind ? name_of(*kind) : "attached");
+          },
+          "What it is made of; \"attached\" if another process made it.")
+      .def_property_readonly("page_bytes", py::cpp_function(&page_bytes_of, without_gil),
+                             "Size of its pages, as `huge_pages` says: 2 MiB or 4 KiB.")
+      .def_property_readonly("huge_pages", py::cpp_function(&Pool::in_huge_pages, without_gil),
+                             "True if at least half of what was faulted in lies in 2 MiB pages.")
+      .def_property_readonly("size_bytes", &Pool::size, "Its size, a multiple of 2 MiB.")
+      .def_property_readonly("free_bytes", &Pool::free_bytes,
+                             "What is free, maybe in several pieces.")
+      .def_property_readonly("populated", &Pool::populated, "Bytes that were faulted in so far.")
+      .def_property_readonly("path", &path_of,
+                             "What `attach` takes; None if no other process can attach.");
 }
 
 }  // namespace

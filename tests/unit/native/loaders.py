@@ -24,6 +24,15 @@ class Token(Protocol):
     def cancelled(self) -> bool: ...
 
 
+class Index(Protocol):
+    """What any WeightIndex does."""
+
+    def __len__(self) -> int: ...
+    def misplaced(self, file_of: dict[str, str]) -> tuple[str, str] | None: ...
+    @property
+    def files(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
     """One implementation. The calls are checked against the interface by test_interface.py."""
@@ -41,6 +50,8 @@ class Loader:
     parse_header_bytes: Callable[..., Header]
     parse_manifest: Callable[..., Manifest]
     parse_manifest_bytes: Callable[..., Manifest]
+    parse_index: Callable[..., Index]
+    parse_index_bytes: Callable[..., Index]
 
 
 def is_built() -> bool:
@@ -65,4 +76,6 @@ def find(name: str) -> Loader:
         parse_header_bytes=module.parse_header_bytes,
         parse_manifest=module.parse_manifest,
         parse_manifest_bytes=module.parse_manifest_bytes,
+        parse_index=module.parse_index,
+        parse_index_bytes=module.parse_index_bytes,
     )

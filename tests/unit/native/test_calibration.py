@@ -131,6 +131,23 @@ def test_small_reads_are_not_calibrated_and_large_ones_once(
     assert len(disk.asked) == asked
 
 
+def test_small_shards_of_a_large_model_are_no_measure(
+    tmp_path: Path, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk({FASTEST: 3e9})
+    use(monkeypatch, disk)
+    shards = [tmp_path / f"shard-{number}" for number in range(60)]
+    for shard in shards:
+        shard.touch()
+        os.truncate(shard, 5 * CHUNK_BYTES)
+    assert sum(shard.stat().st_size for shard in shards) > calibration.CALIBRATE_BYTES_MIN
+    assert calibration.settings_for(shards) == ReadSettings()
+    assert disk.asked == []
+    assert not cache.exists()  # nothing was learned, so nothing is remembered
+    os.truncate(file, calibration.CALIBRATE_BYTES_MIN)
+    assert calibration.settings_for([*shards, file]) == FASTEST
+
+
 def damaged() -> list[Any]:
     good = asdict(FASTEST)
     return [

@@ -145,7 +145,8 @@ except brisk_native.DeviceError as error:
         why = "devices need the compiled loader, which was not built"
         assert printed == f"()\nimport: {why}\n"
     else:
-        assert printed == f"()\ndlopen: {why}\n"
+        hint = "BRISK_CUDA_DRIVER may name the driver's library"
+        assert printed == f"()\ndlopen: {why} ({hint})\n"
 
 
 def test_in_a_forked_process_the_driver_is_refused_and_nothing_crashes(

@@ -49,8 +49,9 @@ def copy_without_extension(folder: Path) -> Path:
 
 def test_the_stub_and_the_python_implementation_have_the_same_signatures() -> None:
     in_python: dict[str, str] = {}
-    for module in ("_fallback.py", "_no_devices.py", "_no_pool.py"):
-        in_python |= signatures(PACKAGE / module)
+    modules = ("_fallback", "_no_devices", "_no_pool", "_parsers", "_weight_index")
+    for module in modules:
+        in_python |= signatures(PACKAGE / f"{module}.py")
     assert signatures(PACKAGE / "_native.pyi") == in_python
 
 

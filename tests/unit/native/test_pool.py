@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import pydoc
 import resource
 import subprocess
 import sys
@@ -46,6 +47,22 @@ try:
     brisk_native.Pool(64 * 2**20, kind="tmpfs", folder=sys.argv[1])
 except OSError as error:
     print(error.errno)
+"""
+
+
+# Makes a pool in the tmpfs at argv[1] and fills that; then reads the file argv[2] into the pool.
+FILLED_DISK = """
+import logging, pathlib, sys
+import brisk_native
+logging.disable()  # that the pool may have small pages
+disk, source = map(pathlib.Path, sys.argv[1:])
+pool = brisk_native.Pool(8 * 2**20, kind="tmpfs", folder=disk, populate=False)
+try:
+    (disk / "other").write_bytes(bytes(16 * 2**20))
+except OSError as error:
+    print(error.errno)
+(buffer,), _ = brisk_native.read_files([source], pool=pool)
+print(memoryview(buffer) == source.read_bytes())
 """
 
 
@@ -190,6 +207,26 @@ def test_a_tmpfs_with_huge_pages_is_used_where_the_folder_names_one(tmp_path: Pa
         f"tmpfs True {HUGE} {8 * MIB}\n{errno.ENOSPC}\n",
         f"tmpfs False 4096 {8 * MIB}\n{errno.ENOSPC}\n",  # the kernel had none at that moment
     )
+
+
+def test_a_tmpfs_that_others_fill_up_has_kept_the_room_of_its_pools(
+    tmp_path: Path, file: Path
+) -> None:
+    disk = tmp_path / "disk"
+    printed = run_on_disk("tmpfs", "size=16m", disk, FILLED_DISK, disk, file)
+    assert printed == f"{errno.ENOSPC}\nTrue\n"
+
+
+def test_help_names_every_kind_and_limit() -> None:
+    limits = pydoc.plain(pydoc.render_doc(ReadSettings))
+    for words in ('"uring"', '"pread"', "1 to 64", "4 MiB), up to four"):
+        assert words in limits
+    said = pydoc.plain(pydoc.render_doc(Pool))
+    for kind in ("auto", "hugetlb", "tmpfs", "private", "small"):
+        assert f'"{kind}"' in said
+    assert "rounded up to 2 MiB" in said
+    for name in ("closed", "kind", "page_bytes", "huge_pages", "size_bytes", "free_bytes", "path"):
+        assert getattr(Pool, name).__doc__, name
 
 
 def test_a_folder_that_is_no_tmpfs_is_refused(tmp_path: Path) -> None:
