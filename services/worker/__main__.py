@@ -27,10 +27,10 @@ from services.common.redis_client import connect_or_refuse
 from services.common.registry import Registration, Registry, ServiceFacts
 from services.common.server import INTERNAL_LIMITS, create_server
 from services.worker.adapters import NodeStore, SchedulerReports
-from services.worker.config import WorkerConfig
+from services.worker.config import WorkerConfig, memory_limit_bytes
 from services.worker.engine import DeviceEngine
 from services.worker.instances import Instances
-from services.worker.pool import export, open_pool
+from services.worker.pool import export, open_pool, refuse_too_much
 from services.worker.ports import ModelStarter, ModelStore
 from services.worker.reports import Identity, StateSource, report_forever
 from services.worker.residency import Ledger
@@ -48,6 +48,7 @@ MakeStarter = Callable[[ModelStore, Executor, brisk_native.Pool | None], ModelSt
 
 async def main(config: WorkerConfig) -> None:
     """Serve until told to stop."""
+    refuse_too_much(config, memory_limit_bytes())
     worker_id = new_id("worker")
     async with AsyncExitStack() as stack:
         redis = await connect_or_refuse(config.redis_url, setting=config.setting("redis_url"))

@@ -37,6 +37,12 @@ def invalid_model(file: str, problem: str, *, tensor: str | None = None) -> Inva
     )
 
 
+def require_manifest(folder: Path) -> None:
+    """Raise DataLossError unless a stored model has what its files are verified by."""
+    if not (folder / MANIFEST).is_file():
+        raise DataLossError(f"{MANIFEST} is missing from the stored model: import it again")
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn what brisk_native raises into what the worker answers.

@@ -196,7 +196,8 @@ class Instances:
         seconds: dict[str, float] = {}
         log.info("loading", instance=instance_id, model=order.model.name, device=order.device_id)
         try:
-            started = await self._starter.start(order, feed.post)
+            resize = partial(self.ledger.resize, instance_id)
+            started = await self._starter.start(order, feed.post, resize)
             outcome = "ready"
             phases = started.loaded.report.phases
             seconds = {f"{phase.phase.value}_s": phase.duration_s for phase in phases}

@@ -17,8 +17,31 @@ from prometheus_client.registry import Collector
 from services.common.clock import monotonic_s
 from services.common.errors import ConfigError
 from services.common.log import get_logger
+from services.worker.config import WorkerConfig
 
 log = get_logger(__name__)
+
+
+def refuse_too_much(config: WorkerConfig, limit_bytes: int) -> None:
+    """Refuse a pool that does not fit beside what instances may reserve.
+
+    Weights that find no room in the pool go to fresh memory, so in the worst case both are used up.
+    Raises ConfigError naming both settings.
+    """
+    reserved_bytes = sum(config.budgets.values())
+    pool, devices = config.setting("pool_bytes"), config.setting("devices")
+    if config.pool_bytes > reserved_bytes:
+        raise ConfigError(
+            pool,
+            f"{config.pool_bytes} bytes are more than {devices} lets instances reserve, "
+            f"{reserved_bytes}: no model could use the rest",
+        )
+    if config.pool_bytes and config.pool_bytes + reserved_bytes > limit_bytes:
+        raise ConfigError(
+            pool,
+            f"{config.pool_bytes} bytes and the {reserved_bytes} of {devices} are more than the "
+            f"memory that this process may use, {limit_bytes}: make one of them smaller",
+        )
 
 
 def open_pool(size_bytes: int, *, setting: str) -> brisk_native.Pool | None:

@@ -225,12 +225,18 @@ class ModelStarter(Protocol):
         Raises what `start` raises before it reads.
         """
 
-    async def start(self, order: LoadOrder, progress: Callable[[StartProgress], None]) -> Started:
+    async def start(
+        self,
+        order: LoadOrder,
+        progress: Callable[[StartProgress], None],
+        resize: Callable[[int], None],
+    ) -> Started:
         """Start a model. Cancelling ends it and frees all it took before it returns.
 
-        `progress` is called from any thread. Raises NotFoundError, UnavailableError,
-        InvalidArgumentError (INVALID_MODEL), ResourceExhaustedError (INSUFFICIENT_MEMORY),
-        DataLossError.
+        `progress` is called from any thread. `resize` makes the reservation that many bytes; it is
+        called on the event loop before the memory is taken, and refuses what the device lacks.
+        Raises NotFoundError, UnavailableError, InvalidArgumentError (INVALID_MODEL),
+        ResourceExhaustedError (INSUFFICIENT_MEMORY), DataLossError.
         """
 
 

@@ -1,6 +1,7 @@
 """Who holds how much of which device: a ledger, exact to the byte, without I/O or clock.
 
-An instance reserves its bytes before anything is read and keeps them until everything is freed:
+An instance reserves its bytes before anything is read and keeps them until everything is freed;
+where its weights take more than was ordered, the reservation grows first. Its states are
 LOADING → READY → LEAVING → gone, or LOADING → gone. The ledger never guesses; `audit` proves that
 what is free and what is held add up to each device's budget.
 """
@@ -70,6 +71,23 @@ class Ledger:
             memory_bytes=memory_bytes,
             state=InstanceState.LOADING,
         )
+
+    def resize(self, instance_id: str, memory_bytes: int) -> None:
+        """Make an instance's reservation larger or smaller.
+
+        Raises ResourceExhaustedError (INSUFFICIENT_MEMORY) with the bytes it then needs in all and
+        those it could have; then nothing has changed.
+        """
+        held = self._held[instance_id]
+        available = self._free[held.device_id] + held.memory_bytes
+        if memory_bytes > available:
+            raise ResourceExhaustedError(
+                f"{held.device_id} has {available} bytes for the instance. Needed: {memory_bytes}",
+                reason=Reason.INSUFFICIENT_MEMORY,
+                metadata={"needed_bytes": str(memory_bytes), "available_bytes": str(available)},
+            )
+        self._free[held.device_id] = available - memory_bytes
+        self._held[instance_id] = replace(held, memory_bytes=memory_bytes)
 
     def ready(self, instance_id: str) -> None:
         """Mark a LOADING instance READY."""

@@ -12,6 +12,7 @@ import contextvars
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,7 +32,7 @@ from services.common.model import (
     Tier,
 )
 from services.worker import metrics
-from services.worker.checkpoint import refusals
+from services.worker.checkpoint import refusals, require_manifest
 from services.worker.decoder import DecoderFacts, Decoders, decoder_facts
 from services.worker.packed import PackedDecoder
 from services.worker.plan import TokenLimits
@@ -45,6 +46,7 @@ log = get_logger(__name__)
 Result = TypeVar("Result")
 Other = TypeVar("Other")
 Progress: TypeAlias = Callable[[StartProgress], None]
+Resize: TypeAlias = Callable[[int], None]
 
 
 class Starter:
@@ -73,8 +75,10 @@ class Starter:
         async with self._store.lease(model) as lease:
             await self._run(lambda: _check(lease.folder, lease.weight_files))
 
-    async def start(self, order: LoadOrder, progress: Progress) -> Started:
+    async def start(self, order: LoadOrder, progress: Progress, resize: Resize) -> Started:
         """Start a model. Cancelling ends it and frees all it took before it returns.
+
+        `resize` is as ports.ModelStarter has it.
 
         Raises NotFoundError, UnavailableError, InvalidArgumentError (INVALID_MODEL),
         ResourceExhaustedError (INSUFFICIENT_MEMORY), DataLossError.
@@ -84,7 +88,8 @@ class Starter:
         async with self._store.lease(order.model, maps=self._maps) as lease:
             _refuse_if_too_small(order, lease.info)
             clock.end(StartPhase.FETCH)
-            loaded, tokenizer = await self._load(lease, clock, progress)
+            reserve = _on_loop(partial(_reserve, order, lease.info, resize))
+            loaded, tokenizer = await self._load(lease, clock, progress, reserve)
             facts = await self._run(lambda: decoder_facts(loaded.model, lease.folder))
             kv_bytes = order.memory_bytes - lease.info.weight_bytes
             decoder = await self._run(lambda: self._decoders.make(loaded.model, kv_bytes))
@@ -103,7 +108,7 @@ class Starter:
         )
 
     async def _load(
-        self, lease: Lease, clock: _Phases, progress: Progress
+        self, lease: Lease, clock: _Phases, progress: Progress, reserve: Resize
     ) -> tuple[LoadedModel, Tokenizer | None]:
         """Return the model and, made meanwhile, the tokenizer. LOAD ends with the last byte."""
         is_read = False
@@ -123,14 +128,20 @@ class Starter:
                 progress(StartProgress(phase=StartPhase.INIT, source=lease.tier))
 
         return await _both(
-            self._weights(lease, on_bytes), self._run(lambda: load_tokenizer(lease.folder))
+            self._weights(lease, on_bytes, reserve),
+            self._run(lambda: load_tokenizer(lease.folder)),
         )
 
-    async def _weights(self, lease: Lease, on_bytes: OnBytes) -> LoadedModel:
+    async def _weights(self, lease: Lease, on_bytes: OnBytes, reserve: Resize) -> LoadedModel:
         """Return the model with its weights in the node's memory, or read into ours."""
         buffers = await self._buffers(lease, on_bytes)
         load = WeightLoad(
-            lease.folder, lease.weight_files, on_bytes, pool=self._pool, buffers=buffers
+            lease.folder,
+            lease.weight_files,
+            on_bytes,
+            reserve=reserve,
+            pool=self._pool,
+            buffers=buffers,
         )
         del buffers  # the load's, from here on
         return await self._run(load.run, stop=load.give_up)
@@ -195,6 +206,7 @@ class _Phases:
 
 def _check(folder: Path, files: Sequence[str]) -> None:
     with refusals():
+        require_manifest(folder)
         build_skeleton(folder, brisk_native.inspect(folder, files=files))
     load_tokenizer(folder)
 
@@ -218,6 +230,21 @@ def _refuse_if_too_small(order: LoadOrder, info: ModelInfo) -> None:
                 "available_bytes": str(order.memory_bytes),
             },
         )
+
+
+def _reserve(order: LoadOrder, info: ModelInfo, resize: Resize, taken_bytes: int) -> None:
+    """Let the reservation grow by what the weights take beyond what the order counted."""
+    resize(order.memory_bytes + max(0, taken_bytes - info.weight_bytes))
+
+
+def _on_loop(call: Callable[[int], None]) -> Callable[[int], None]:
+    """Return what makes a call on this event loop, from another thread, and waits for its end."""
+    loop = asyncio.get_running_loop()
+
+    async def on_loop(value: int) -> None:
+        call(value)
+
+    return lambda value: asyncio.run_coroutine_threadsafe(on_loop(value), loop).result()
 
 
 def _limits(

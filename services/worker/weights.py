@@ -53,17 +53,19 @@ class WeightLoad:
         files: Sequence[str],
         progress: Callable[[int, int], None],
         *,
+        reserve: Callable[[int], None],
         pool: brisk_native.Pool | None = None,
         buffers: Buffers | None = None,
     ) -> None:
         """`progress` gets the bytes of all files so far and in all, on another thread.
 
-        The weights are used in `buffers`, which hold the files by name, or are read: to `pool` if
-        they fit there, else to fresh memory.
+        So does `reserve` the bytes that the weights are about to take; see `start_loading`. They are
+        used in `buffers`, which hold the files by name, or are read: to `pool` if they fit there,
+        else to fresh memory.
         """
         self._folder, self._files, self._pool = folder, files, pool
         self._buffers = buffers
-        self._progress = progress
+        self._progress, self._reserve = progress, reserve
         self._cancel = brisk_native.CancelToken()
 
     def give_up(self) -> None:
@@ -100,6 +102,8 @@ class WeightLoad:
             progress=self._progress,
             cancel=self._cancel,
             buffers=self._buffers,
+            require_manifest=True,  # a store's model always has one
+            reserve=self._reserve,
         ) as loading:
             log.info("reading", bytes=loading.weights.file_bytes, groups=len(loading.groups))
             return LoadedModel(model=loading.result(), report=loading.report)

@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import Final
 
 from brisk_native._implementation import parse_manifest
-from brisk_native._types import CHUNK_BYTES, ManifestFile
+from brisk_native._types import CHUNK_BYTES, InvalidCheckpointError, ManifestFile
 
 MANIFEST: Final = "brisk.json"
 VERSION: Final = 2
 STORED_FORM: Final = 1
 
 
-def read_checksums(folder: Path) -> Mapping[str, tuple[int, ...]] | None:
+def read_checksums(
+    folder: Path, *, is_required: bool = False
+) -> Mapping[str, tuple[int, ...]] | None:
     """Return the CRC32C of each chunk by file name; None if the folder has no manifest.
 
-    Raises InvalidCheckpointError for one that is damaged or of another version, and OSError.
+    Raises InvalidCheckpointError for one that is damaged or of another version, or that is missing
+    though it is required, and OSError.
     """
     path = folder / MANIFEST
     if not path.exists() and not path.is_symlink():  # a dangling link is damage
+        if is_required:
+            reason = "is missing: nothing says what the files' bytes should be"
+            raise InvalidCheckpointError(os.fspath(path), reason)
         return None
     found = parse_manifest(os.path.realpath(path, strict=True))  # a hub's cache consists of links
     return {file.name: file.crc32c for file in found.files}

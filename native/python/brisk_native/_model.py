@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from brisk_native._device_map import DeviceMap, parse_device_map
 from brisk_native._device_reading import read_tensors_to_devices, torch_device
@@ -23,13 +23,14 @@ from brisk_native._device_types import HOST_BYTES
 from brisk_native._implementation import CancelToken, Pool
 from brisk_native._manifest import read_checksums
 from brisk_native._order import execution_order
+from brisk_native._placed import Placed
 from brisk_native._reading import (
     LoadReport,
     OnGroup,
     ReadOptions,
     ReadWeights,
     Tensors,
-    checksums_of,
+    listed,
     memory_given_back,
     read_tensors,
     take_tensors,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from brisk_native.model import Assembly
 
 Result = TypeVar("Result")
+Reserve: TypeAlias = Callable[[int], None]
 
 
 def load_model(
@@ -107,6 +109,8 @@ def start_loading(
     progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
     verify: bool = True,
+    require_manifest: bool = False,
+    reserve: Reserve | None = None,
     settings: ReadSettings | None = None,
     host_bytes: int = HOST_BYTES,
     buffers: Mapping[str, Buffer] | None = None,
@@ -115,13 +119,29 @@ def start_loading(
 
     Headers and index are read before this returns, so what is wrong with them is raised here.
     `files` names the weight files in the folder; None finds them as transformers does. `progress`
-    is called on the loading thread. The rest is as `load_model` has it.
+    is called on the loading thread.
+
+    With `require_manifest` a folder without brisk.json is refused (InvalidCheckpointError) instead
+    of read unverified. `reserve` gets the bytes that the weights are about to take in memory, file
+    headers and padding left out: first what is stored; then, when the model is built, that and the
+    copies that other types, misalignment, merging or splitting need; at the end what stays. It is
+    called on threads of the load, before the memory is taken; what it raises ends the load. The
+    rest is as `load_model` has it.
     """
     cancel = cancel or CancelToken()
     options = ReadOptions(
         pool=pool, settings=settings, progress=progress, cancel=cancel, host_bytes=host_bytes
     )
-    load = _Load(folder, files, buffers, device=device, dtype=dtype, verify=verify)
+    load = _Load(
+        folder,
+        files,
+        buffers,
+        device=device,
+        dtype=dtype,
+        verify=verify or require_manifest,
+        require_manifest=require_manifest,
+        reserve=reserve,
+    )
     return Loading(load, options, cancel)
 
 
@@ -241,32 +261,38 @@ class _Load:
         device: str | int | torch.device | Mapping[str, str | int | torch.device],
         dtype: torch.dtype | str | None,
         verify: bool,
+        require_manifest: bool = False,
+        reserve: Reserve | None = None,
     ) -> None:
         """Read headers, index and manifest. Raises what is wrong with them."""
         self._folder = folder_of(folder)
         self._dtype = dtype
+        self._reserve = reserve or (lambda _: None)
         self._devices = parse_device_map(device)
         self._buffers = buffers
+        known = read_checksums(self._folder, is_required=require_manifest) if verify else None
         if buffers is None:
-            self.weights = self._read_headers(folder, files, verify=verify)
+            self.weights = self._read_headers(folder, files, known or {})
         elif self._devices.is_cpu:
             self.weights = weights_in(self._folder, buffers)
         else:
             raise ValueError("buffers are host memory: a device cannot use them in place")
-        self._checksums = checksums_of(self._folder, self.weights) if verify else {}
+        self._checksums = listed(self._folder, known, self.weights)
         weights = {file.name for file in self.weights.files}  # those are verified as they are read
         check_files(self._folder, self._checksums, self._checksums.keys() - weights)
         self.groups = tuple(group.name for group in execution_order(self.weights.tensors))
-        self.placed = _Placed(self.groups)
+        self.placed = Placed(self.groups)
 
     def _read_headers(
-        self, folder: str | os.PathLike[str], files: Sequence[str] | None, *, verify: bool
+        self,
+        folder: str | os.PathLike[str],
+        files: Sequence[str] | None,
+        checksums: Mapping[str, tuple[int, ...]],
     ) -> Weights:
         try:
             return read_weights(folder, files=files)
         except InvalidHeaderError as error:  # damage must not pass for a wrong model
-            if verify and (checksums := read_checksums(self._folder)):
-                check_files(self._folder, checksums, [Path(error.path).name])
+            check_files(self._folder, checksums, [Path(error.path).name])
             raise
 
     def run(
@@ -275,21 +301,22 @@ class _Load:
         """Load; the callbacks are called on this thread. Raises what `load_model` does."""
         with memory_given_back():
             try:
-                return self._run(options, on_layer)
+                model, report, most_bytes = self._run(options, on_layer)
             except InvalidModelError:  # it may be damage: the refusal came before all was read
                 names = [] if self._buffers else [file.name for file in self.weights.files]
                 check_files(self._folder, self._checksums, names, options.cancel)
                 raise
+            else:
+                self._reserve(min(most_bytes, report.held_bytes))
+                return model, report
             finally:
                 self.placed.close()
 
     def _run(
         self, options: ReadOptions, on_layer: OnGroup | None
-    ) -> tuple[PreTrainedModel, LoadReport]:
-        building = _start(
-            lambda: _build(self._folder, self.weights, self._dtype, self._devices, self.placed),
-            "brisk-build",
-        )
+    ) -> tuple[PreTrainedModel, LoadReport, int]:
+        self._reserve(self._stored_bytes)
+        building = _start(self._build, "brisk-build")
 
         def on_group(name: str, tensors: Tensors) -> None:
             self.placed.add(name, tensors)
@@ -307,7 +334,48 @@ class _Load:
         finally:
             building.exception()  # nothing of a load goes on after its end
         assembly = building.result()
-        return assembly.finish(), _with_casts(read.report, assembly)
+        most_bytes = self._most_bytes(assembly)
+        return assembly.finish(), _with_casts(read.report, assembly), most_bytes
+
+    def _build(self) -> Assembly:
+        # Slow, and only models need it.
+        from brisk_native.model import (  # noqa: PLC0415
+            Assembly,
+            bring_inputs,
+            build_skeleton,
+            named_dtype,
+            on_cpu,
+        )
+
+        devices = self._devices
+        skeleton = build_skeleton(self._folder, self.weights, dtype=named_dtype(self._dtype))
+        if devices.is_cpu:
+            assembly = Assembly(skeleton, on_cpu)
+        else:
+            known = {ordinal: torch_device(ordinal) for ordinal in devices.used}
+            assembly = Assembly(skeleton, lambda name: known[devices.owner(name)])
+        if len(devices.used) > 1:
+            _refuse_to_split(assembly, devices)
+            bring_inputs(assembly.model, devices.ordinals)
+        self._reserve(self._most_bytes(assembly))
+        group_of = {
+            name: group.name
+            for group in execution_order(self.weights.tensors)
+            for stored in group.tensors
+            for name in assembly.names_of(stored)
+        }
+        self.placed.built(assembly, group_of)
+        return assembly
+
+    @property
+    def _stored_bytes(self) -> int:
+        """What the weights take as they are stored: nothing where somebody else has them."""
+        return 0 if self._buffers is not None else self.weights.tensor_bytes
+
+    def _most_bytes(self, assembly: Assembly) -> int:
+        """Return what the weights take at most, while they become the model."""
+        copied = self.weights.misaligned_bytes if self._devices.is_cpu else 0
+        return self._stored_bytes + copied + assembly.planned_bytes(self.weights)
 
     def _read(
         self, options: ReadOptions, on_group: OnGroup, building: Future[Assembly]
@@ -329,97 +397,21 @@ class _Load:
         return read_tensors_to_devices(self.weights, self._checksums, options, ordinal_of, on_group)
 
 
-class _Placed:
-    """Where the model that is being built and the tensors that are being read meet."""
+def _refuse_to_split(assembly: Assembly, devices: DeviceMap) -> None:
+    """Refuse a map that this model cannot follow, before anything of it is read.
 
-    def __init__(self, groups: Sequence[str]) -> None:
-        self._changed = threading.Condition()  # guards all of this, the assembly included
-        self._left = dict.fromkeys(groups)
-        self._waiting: list[tuple[str, Tensors]] = []
-        self._assembly: Assembly | None = None
-        self._is_over = False
-        self.group_of: Mapping[str, str] = {}
-        """The group of each parameter; set when the model is built."""
-
-    def built(self, assembly: Assembly, group_of: Mapping[str, str]) -> None:
-        """Take the empty model, and place what is there already."""
-        with self._changed:
-            if not self._is_over:
-                self._assembly, self.group_of = assembly, group_of
-                for group, tensors in self._waiting:
-                    self._place(assembly, group, tensors)
-                self._waiting.clear()
-                self._changed.notify_all()
-
-    def add(self, group: str, tensors: Tensors) -> None:
-        """Place a group, now or when the model is built."""
-        with self._changed:
-            if self._assembly is None:
-                self._waiting.append((group, tensors))
-            else:
-                self._place(self._assembly, group, tensors)
-                self._changed.notify_all()
-
-    def _place(self, assembly: Assembly, group: str, tensors: Tensors) -> None:
-        assembly.place(tensors)
-        if not assembly.is_converted:
-            del self._left[group]
-
-    def close(self) -> None:
-        """No more will come; nothing is kept alive by this."""
-        with self._changed:
-            self._is_over, self._assembly = True, None
-            self._waiting.clear()
-            self._changed.notify_all()
-
-    def wait_built(self) -> PreTrainedModel | None:
-        """Return the model; None if the load is over."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._assembly is not None or self._is_over)
-            return None if self._assembly is None else self._assembly.model
-
-    def wait_for(self, group: str, timeout: float | None) -> bool:
-        """Return whether the group is there; False if the load is over. Raises TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(
-                lambda: group not in self._left or self._is_over, timeout
-            ):
-                raise TimeoutError(f"group {group!r} is not there after {timeout} s")
-            return group not in self._left
-
-
-def _build(
-    folder: Path,
-    weights: Weights,
-    dtype: torch.dtype | str | None,
-    devices: DeviceMap,
-    placed: _Placed,
-) -> Assembly:
-    # Slow, and only models need it.
-    from brisk_native.model import (  # noqa: PLC0415
-        Assembly,
-        bring_inputs,
-        build_skeleton,
-        named_dtype,
-        on_cpu,
-    )
-
-    skeleton = build_skeleton(folder, weights, dtype=named_dtype(dtype))
-    if devices.is_cpu:
-        assembly = Assembly(skeleton, on_cpu)
-    else:
-        known = {ordinal: torch_device(ordinal) for ordinal in devices.used}
-        assembly = Assembly(skeleton, lambda name: known[devices.owner(name)])
-    if len(devices.used) > 1:
-        bring_inputs(assembly.model, devices.ordinals)
-    group_of = {
-        name: group.name
-        for group in execution_order(weights.tensors)
-        for stored in group.tensors
-        for name in assembly.names_of(stored)
-    }
-    placed.built(assembly, group_of)
-    return assembly
+    Raises ValueError.
+    """
+    if assembly.is_converted:
+        raise ValueError(
+            "the device map splits a model whose stored tensors must be merged or split first: "
+            "it takes one device for all of it"
+        )
+    for one, other in assembly.contested:
+        if devices.owner(one) != devices.owner(other):
+            raise ValueError(
+                f"the device map puts {one!r} and {other!r}, which are tied, on two devices"
+            )
 
 
 def _with_casts(report: LoadReport, assembly: Assembly) -> LoadReport:

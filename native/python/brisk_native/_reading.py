@@ -96,7 +96,16 @@ def checksums_of(folder: Path, weights: Weights) -> Mapping[str, tuple[int, ...]
 
     Raises InvalidCheckpointError if the manifest is damaged or lacks a file, and OSError.
     """
-    checksums = read_checksums(folder)
+    return listed(folder, read_checksums(folder), weights)
+
+
+def listed(
+    folder: Path, checksums: Mapping[str, tuple[int, ...]] | None, weights: Weights
+) -> Mapping[str, tuple[int, ...]]:
+    """Return `checksums`, those of the manifest of `folder`; empty if it has none.
+
+    Raises InvalidCheckpointError if a weight file is not among them.
+    """
     if checksums is None:
         return {}
     for file in weights.files:

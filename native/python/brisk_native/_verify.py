@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brisk_native._implementation import CancelToken, checksum_file
+from brisk_native._manifest import MANIFEST
 from brisk_native._reading import checksums_of
-from brisk_native._types import CHUNK_BYTES, ChecksumError
-from brisk_native._weights import Weights, read_weights
+from brisk_native._types import CHUNK_BYTES, ChecksumError, InvalidCheckpointError
+from brisk_native._weights import Weights, folder_of, read_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ def verify(
 ) -> Verification:
     """Check headers and index of `source`, and every file that its brisk.json has checksums of.
 
+    Of a single file, the brisk.json beside it counts, and what that says of this file.
+
     `threads` (1 to 64) read each file; memory is one chunk for each. `progress` gets the bytes
     done and those there are, on the calling thread, about every 20 ms.
 
@@ -41,9 +44,11 @@ def verify(
     file, chunk and offset, ShortReadError, ReadCancelledError and OSError.
     """
     weights = read_weights(source)
-    folder = Path(os.path.realpath(source))
-    checksums = checksums_of(folder, weights) if folder.is_dir() else {}
-    paths = {name: Path(os.path.realpath(folder / name, strict=True)) for name in checksums}
+    folder = folder_of(source)
+    checksums = checksums_of(folder, weights)
+    if not Path(source).is_dir():
+        checksums = {file.name: checksums[file.name] for file in weights.files if checksums}
+    paths = {name: _listed_file(folder, name) for name in checksums}
     total = sum(path.stat().st_size for path in paths.values())
     done = 0
     for name, path in paths.items():
@@ -65,11 +70,26 @@ def check_files(
     names: Iterable[str],
     cancel: CancelToken | None = None,
 ) -> None:
-    """Raise ChecksumError for the first chunk of these files that is not as the manifest has it."""
+    """Raise ChecksumError for the first chunk of these files that is not as the manifest has it.
+
+    Raises InvalidCheckpointError for one that is not there.
+    """
     for name in names:
         if name in checksums:
-            path = Path(os.path.realpath(folder / name, strict=True))
+            path = _listed_file(folder, name)
             compare(path, checksum_file(path, cancel=cancel), checksums[name])
+
+
+def _listed_file(folder: Path, name: str) -> Path:
+    """Return a file that the manifest of `folder` lists, without links."""
+    try:
+        return Path(os.path.realpath(folder / name, strict=True))
+    except FileNotFoundError:
+        reason = (
+            f"lists {name}, which is not there: bring the file back, or remove {MANIFEST} to load "
+            "what is there without checksums"
+        )
+        raise InvalidCheckpointError(os.fspath(folder / MANIFEST), reason) from None
 
 
 def compare(path: Path, found: Sequence[int], expected: Sequence[int]) -> None:

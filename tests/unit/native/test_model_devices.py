@@ -17,7 +17,7 @@ import pytest
 import torch
 from brisk_native import _device_reading, load_model, load_tensors
 from brisk_native._device_map import parse_device_map
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import MixtralConfig
 
 from tests.fakes import cuda_driver
@@ -171,6 +171,51 @@ def test_a_file_written_to_meanwhile_is_refused(
 def test_a_map_that_leaves_a_parameter_out_is_refused(tiny_model: Callable[[str], Path]) -> None:
     with pytest.raises(ValueError, match="leaves out"):
         load_model(tiny_model("llama-untied"), device={"model.layers": 0, "lm_head": 1})
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail that reads weights."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("was read")
+
+    monkeypatch.setattr(_device_reading, "read_to_devices", refuse)
+
+
+@pytest.mark.usefixtures("standin", "unread")
+def test_a_map_cannot_split_a_model_whose_tensors_must_be_merged(tmp_path: Path) -> None:
+    folder = save(tmp_path, MixtralConfig(**TINY, num_local_experts=4))
+    with pytest.raises(ValueError, match="must be merged or split first"):
+        load_model(folder, device={"": 0, "lm_head": 1})
+
+
+def tied_twice(folder: Path, tiny_model: Callable[[str], Path]) -> Path:
+    """Make a model of tied weights that are both stored."""
+    shutil.copytree(tiny_model("llama"), folder)
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()
+    save_file(stored, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.usefixtures("standin", "unread")
+def test_a_map_cannot_part_tied_weights_that_are_both_stored(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    folder = tied_twice(tmp_path / "m", tiny_model)
+    with pytest.raises(ValueError, match=r"'lm_head.weight' and .* are tied, on two devices"):
+        load_model(folder, device={"": 0, "lm_head": 1})
+
+
+@pytest.mark.usefixtures("standin")
+def test_a_map_may_keep_tied_weights_that_are_both_stored_together(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    folder = tied_twice(tmp_path / "m", tiny_model)
+    model = load_model(folder, device={"": 0, "model.layers.1": 1})
+    assert_equals_reference(model, folder)
 
 
 def test_a_pool_takes_no_tensors_of_a_device(tiny_model: Callable[[str], Path]) -> None:

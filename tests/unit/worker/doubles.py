@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import brisk_native
 import numpy as np
 
 from services.common.errors import BriskError, NotFoundError, Reason
@@ -196,6 +198,7 @@ class FolderStore:
         self.folders = folders
         self.leases = 0
         self.granted = 0
+        self.seals = True  # writes manifests, as a store does
         self._info = info
 
     @asynccontextmanager
@@ -204,6 +207,8 @@ class FolderStore:
         if model.name not in self.folders:
             raise NotFoundError(f"no model {model.name}", reason=Reason.MODEL_NOT_FOUND)
         folder = self.folders[model.name]
+        if self.seals and not (folder / "brisk.json").exists():
+            seal(folder)
         self.leases += 1
         self.granted += 1
         try:
@@ -216,6 +221,20 @@ class FolderStore:
             )
         finally:
             self.leases -= 1
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a folder's weights."""
+    files = [
+        {
+            "name": path.name,
+            "size_bytes": path.stat().st_size,
+            "crc32c": [f"{each:08x}" for each in brisk_native.checksum_file(path)],
+        }
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
+    document = {"version": 1, "chunk_bytes": brisk_native.CHUNK_BYTES, "files": files}
+    (folder / "brisk.json").write_text(json.dumps(document))
 
 
 def model_info(folder: Path) -> ModelInfo:

@@ -70,13 +70,21 @@ class Starter:
         self.cleaning_took_turns = 0  # how long giving up takes
         self.cleaned = 0
         self.fails: BriskError | None = None
+        self.takes: int | None = None  # bytes instead of those ordered
         self.codec: Codec | None = None
 
     async def check(self, model: ModelRef) -> None:
         raise AssertionError(model)
 
-    async def start(self, order: LoadOrder, progress: Callable[[StartProgress], None]) -> Started:
+    async def start(
+        self,
+        order: LoadOrder,
+        progress: Callable[[StartProgress], None],
+        resize: Callable[[int], None],
+    ) -> Started:
         self.has_begun.set()
+        if self.takes is not None:
+            resize(self.takes)
         progress(StartProgress(phase=StartPhase.LOAD, bytes_done=1, bytes_total=2))
         try:
             await self.may_end.wait()

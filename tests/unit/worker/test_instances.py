@@ -63,6 +63,20 @@ async def test_two_loads_cannot_have_the_same_memory(house: House) -> None:
     await first
 
 
+async def test_what_a_load_takes_beyond_its_order_is_held_until_it_is_gone(house: House) -> None:
+    house.starter.takes = 900
+    await house.load()
+    assert house.free == MEMORY - 900
+    await house.instances.unload("i", 1, only_if_idle=False)
+    assert house.free == MEMORY
+    house.starter.takes = MEMORY + 1
+    with pytest.raises(ResourceExhaustedError) as refused:
+        await house.load()
+    assert refused.value.reason == Reason.INSUFFICIENT_MEMORY
+    assert house.free == MEMORY
+    assert house.instances.residents == {}
+
+
 async def test_a_failed_load_leaves_nothing(house: House) -> None:
     house.starter.fails = DataLossError("torn")
     with pytest.raises(DataLossError, match="torn"):

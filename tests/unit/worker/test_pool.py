@@ -11,8 +11,10 @@ import brisk_native
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from services.common.config import load_config
 from services.common.errors import ConfigError
-from services.worker.pool import LoadMetrics, open_pool
+from services.worker.config import WorkerConfig
+from services.worker.pool import LoadMetrics, open_pool, refuse_too_much
 from services.worker.start import Starter
 from tests.unit.worker.doubles import FolderStore, model_info
 from tests.unit.worker.house_of_models import shown
@@ -83,6 +85,30 @@ async def test_weights_that_do_not_fit_go_to_fresh_memory(
 
 def test_no_bytes_mean_no_pool() -> None:
     assert open_pool(0, setting=SETTING) is None
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, *, pool: int, devices: str) -> WorkerConfig:
+    monkeypatch.setenv(SETTING, str(pool))
+    monkeypatch.setenv("BRISK_WORKER_DEVICES", devices)
+    return load_config(WorkerConfig)
+
+
+@pytest.mark.parametrize(
+    ("pool", "devices", "limit"),
+    [
+        (101, "cpu:0=60,cpu:1=40", 1000),  # no model could use the last byte
+        (60, "cpu:0=60,cpu:1=40", 159),  # weights beside the pool would not fit
+    ],
+)
+def test_a_pool_that_does_not_fit_is_refused_naming_both_settings(
+    monkeypatch: pytest.MonkeyPatch, pool: int, devices: str, limit: int
+) -> None:
+    refuse_too_much(settings(monkeypatch, pool=pool - 1, devices=devices), limit)
+    with pytest.raises(ConfigError) as refused:
+        refuse_too_much(settings(monkeypatch, pool=pool, devices=devices), limit)
+    assert refused.value.setting == SETTING
+    assert "BRISK_WORKER_DEVICES" in refused.value.problem
+    refuse_too_much(settings(monkeypatch, pool=0, devices="cpu:0=1TiB"), limit)  # there is none
 
 
 def test_memory_that_the_machine_lacks_is_refused_naming_the_setting() -> None:

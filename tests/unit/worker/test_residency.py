@@ -42,6 +42,24 @@ def test_the_last_byte_can_be_reserved_and_not_one_more() -> None:
     ledger.audit()
 
 
+def test_a_reservation_grows_into_what_is_free_and_not_one_byte_more() -> None:
+    ledger = Ledger({"cpu:0": 100, "cpu:1": 50})
+    ledger.reserve("a", "cpu:0", 60)
+    ledger.reserve("b", "cpu:0", 10)
+    ledger.resize("a", 90)
+    assert free(ledger) == {"cpu:0": 0, "cpu:1": 50}
+    with pytest.raises(ResourceExhaustedError, match=r"90 bytes .* Needed: 91") as refused:
+        ledger.resize("a", 91)
+    assert refused.value.reason == Reason.INSUFFICIENT_MEMORY
+    assert refused.value.metadata == {"needed_bytes": "91", "available_bytes": "90"}
+    ledger.audit()
+    ledger.resize("a", 20)
+    assert free(ledger) == {"cpu:0": 70, "cpu:1": 50}
+    ledger.free("a")
+    assert free(ledger) == {"cpu:0": 90, "cpu:1": 50}
+    ledger.audit()
+
+
 def test_an_instance_goes_through_its_states_in_order() -> None:
     ledger = Ledger({"cpu:0": 100})
     ledger.reserve("a", "cpu:0", 1)
@@ -90,6 +108,11 @@ def test_the_books_add_up_after_any_row_of_events(events: list[tuple[str, str, i
                 except ResourceExhaustedError:
                     assert ledger.devices() == before
             case InstanceState.LOADING:
+                before = ledger.devices()
+                try:
+                    ledger.resize(instance, 2 * size)
+                except ResourceExhaustedError:
+                    assert ledger.devices() == before
                 if size % 2:
                     ledger.ready(instance)
                 else:

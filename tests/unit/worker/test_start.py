@@ -44,9 +44,12 @@ class House:
 
     def __init__(self, folder: Path, executor: ThreadPoolExecutor) -> None:
         self.folder = folder
+        self.executor = executor
         self.store = FolderStore({"m": folder}, model_info)
         self.starter = Starter(self.store, executor)
         self.progress: list[StartProgress] = []
+        self.sizes: list[int] = []  # of the reservation, as it is changed
+        self.device_bytes = 1 << 30
 
     def order(self, *, memory_bytes: int = 64 << 20, context: int = 256) -> LoadOrder:
         return LoadOrder(
@@ -60,7 +63,14 @@ class House:
         )
 
     async def start(self, order: LoadOrder | None = None) -> Started:
-        return await self.starter.start(order or self.order(), self.progress.append)
+        return await self.starter.start(order or self.order(), self.progress.append, self.resize)
+
+    def resize(self, memory_bytes: int) -> None:
+        """Do as a device with so much memory does."""
+        asyncio.get_running_loop()  # raises elsewhere
+        if memory_bytes > self.device_bytes:
+            raise ResourceExhaustedError("full", reason=Reason.INSUFFICIENT_MEMORY)
+        self.sizes.append(memory_bytes)
 
 
 @pytest.fixture
@@ -127,9 +137,9 @@ async def test_progress_names_the_phase_and_counts_the_bytes(house: House) -> No
 
 
 async def test_progress_counts_over_all_files(
-    tiny_model: Callable[[str], Path], executor: ThreadPoolExecutor
+    tmp_path: Path, tiny_model: Callable[[str], Path], executor: ThreadPoolExecutor
 ) -> None:
-    house = House(tiny_model("sharded-llama"), executor)
+    house = House(shutil.copytree(tiny_model("sharded-llama"), tmp_path / "m"), executor)
     started = await house.start()
     sizes = [path.stat().st_size for path in house.folder.glob("*.safetensors")]
     assert len(sizes) > 1
@@ -181,6 +191,17 @@ async def test_an_order_too_small_for_the_weights_is_refused_unread(
         "needed_bytes": str(size + 256),
         "available_bytes": str(size),
     }
+    assert buffers == []
+    assert house.store.leases == 0
+
+
+async def test_a_stored_model_without_a_manifest_is_refused_unread(
+    house: House, buffers: list[weakref.ref[object]]
+) -> None:
+    house.store.seals = False
+    for attempt in (house.start(), house.starter.check(ref("m"))):
+        with pytest.raises(DataLossError, match=r"^brisk\.json is missing"):
+            await attempt
     assert buffers == []
     assert house.store.leases == 0
 

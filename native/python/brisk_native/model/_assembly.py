@@ -17,6 +17,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 
+from brisk_native._views import torch_type
+from brisk_native._weights import Weights
 from brisk_native.model._comparison import convert
 from brisk_native.model._skeleton import Skeleton, building
 
@@ -49,10 +51,26 @@ class Assembly:
         self._expected = dict(self.model.state_dict())
         self._wanted = _wanted_dtypes(skeleton, self._expected)
         self._aliases: dict[str, tuple[str, ...]] = {}
-        self._is_contested = False
+        self.contested: tuple[tuple[str, str], ...] = ()
+        """Pairs of tied parameters that are both stored: one, if their values are equal."""
         if not self.is_converted:
             with building:
                 self._prepare()
+
+    def planned_bytes(self, weights: Weights) -> int:
+        """Return what `place` and `finish` take at most beside the stored tensors, in bytes."""
+        if self.is_converted:
+            tied = self.model.all_tied_weights_keys
+            expected = self._expected.items()
+            sizes = [int(one.nbytes) for name, one in expected if name not in tied]
+            # All is made anew beside the files' bytes; the largest is put together from parts.
+            return sum(sizes) + 2 * max(sizes, default=0)
+        planned = 0
+        for name, (_, stored) in weights.tensors.items():
+            target = self._skeleton.targets.get(name)
+            if target is not None and torch_type(stored) != self._wanted[target]:
+                planned += stored.elements * self._wanted[target].itemsize
+        return planned
 
     def place(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Make stored tensors, by their stored names, the model's; each once.
@@ -78,7 +96,7 @@ class Assembly:
         """Return the model; all stored tensors have been placed."""
         if self.is_converted:
             self._convert()
-        elif self._is_contested:
+        elif self.contested:
             # Both sides of a tie are stored: transformers ties them only if they are equal.
             with building:
                 self.model.tie_weights(missing_keys=set(), recompute_mapping=False)
@@ -91,7 +109,7 @@ class Assembly:
         model, stored = self.model, set(self._skeleton.targets.values())
         _complete(model, self._expected.keys() - stored, stored, self._skeleton, self._device_of)
         ties = model.all_tied_weights_keys.items()
-        self._is_contested = any(source in stored and target in stored for target, source in ties)
+        self.contested = tuple(pair for pair in ties if stored.issuperset(pair))
         names: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)
