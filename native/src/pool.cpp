@@ -1,7 +1,6 @@
 #include "brisk/pool.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <map>
 #include <mutex>
@@ -33,7 +32,6 @@ class PoolState {
   [[nodiscard]] const PoolMemory& memory() const noexcept { return memory_; }
   [[nodiscard]] bool is_attached() const noexcept { return is_attached_; }
   [[nodiscard]] const BackgroundPopulate* populate() const noexcept { return populate_.get(); }
-  [[nodiscard]] bool in_huge_pages() const;
 
   // Returns where the first free piece of `size` bytes begins, and takes it.
   [[nodiscard]] std::size_t take(std::size_t size) {
@@ -88,21 +86,10 @@ class PoolState {
 
   PoolMemory memory_;
   const bool is_attached_;
-  mutable std::atomic<signed char> huge_{-1};     // -1: not known for good yet
   mutable std::mutex mutex_;                      // guards used_
   std::map<std::size_t, Piece> used_;             // by offset
   std::unique_ptr<BackgroundPopulate> populate_;  // last: it ends before the memory goes
 };
-
-// Looking up walks through all memory of the process, so what was found of all of the pool counts.
-bool PoolState::in_huge_pages() const {
-  if (const signed char known = huge_.load(std::memory_order_relaxed); known >= 0) return known > 0;
-  const std::size_t populated = populate_ ? populate_->populated() : 0;
-  const std::size_t huge = huge_page_bytes_in(memory_.bytes());
-  const bool is_huge = huge > 0 && huge >= populated / 2;
-  if (populated == memory_.bytes().size()) huge_.store(is_huge ? 1 : 0, std::memory_order_relaxed);
-  return is_huge;
-}
 
 namespace {
 
@@ -253,7 +240,22 @@ bool Pool::wait_populated(std::chrono::duration<double> timeout) const {
   return state->populate() == nullptr || state->populate()->wait(timeout);
 }
 
-bool Pool::in_huge_pages() const { return state()->in_huge_pages(); }
+bool Pool::in_huge_pages() const {
+  if (const signed char known = huge_.load(std::memory_order_relaxed); known >= 0) {
+    static_cast<void>(state());  // throws if the pool is closed
+    return known > 0;
+  }
+  const auto [bytes, populated] = [state = this->state()] {
+    const std::size_t done = state->populate() ? state->populate()->populated() : 0;
+    return std::pair(state->memory().bytes(), done);
+  }();
+  // This walks through all memory of the process: the pool may be closed, and gone, meanwhile.
+  const std::size_t huge = huge_page_bytes_in(bytes);
+  static_cast<void>(state());
+  const bool is_huge = huge > 0 && huge >= populated / 2;
+  if (populated == bytes.size()) huge_.store(is_huge ? 1 : 0, std::memory_order_relaxed);
+  return is_huge;
+}
 
 std::optional<std::filesystem::path> Pool::path() const { return state()->memory().path(); }
 

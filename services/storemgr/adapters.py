@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from services.common.wire import model_ref_to_proto
 from services.storemgr.ports import Job, JobStoppedError, Progress
 from services.storemgr.refusal import MalformedError, invalid_model
 from services.storemgr.remotes.peers import PeerStore
+from services.storemgr.source_checksums import damaged
 from services.storemgr.store import used_bytes
 
 _PROBE_BYTES: Final = 64 * 1024
@@ -84,18 +85,28 @@ class NativeJob:
             )
 
     def convert(
-        self, weights: brisk_native.Weights, target: Path, progress: Progress
+        self,
+        weights: brisk_native.Weights,
+        target: Path,
+        progress: Progress,
+        expected: Mapping[str, Sequence[int]],
     ) -> tuple[int, ...]:
         """Write weights to the new file `target` in the stored form; see ports.Job."""
+        names = {os.fspath(file.path): file.name for file in weights.files}
         try:
             with our_errors():
                 return brisk_native.write_weights(
-                    weights, target, progress=lambda done, _: progress(done), cancel=self.token
+                    weights,
+                    target,
+                    checksums={name: tuple(each) for name, each in expected.items()},
+                    progress=lambda done, _: progress(done),
+                    cancel=self.token,
                 ).crc32c
         except brisk_native.FileChangedError as error:
-            names = {os.fspath(file.path): file.name for file in weights.files}
             name = names.get(error.path, "")
             raise invalid_model(name, "changed while it was imported") from error
+        except brisk_native.ChecksumError as error:
+            raise damaged(names.get(error.path, ""), error.chunk) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import brisk_native
 
+from services.common.errors import AbortedError, Reason
 from services.common.log import get_logger
 from services.storemgr.folder import SINGLE, FileKind, ModelFile
-from services.storemgr.refusal import invalid_model
 
 log = get_logger(__name__)
 
 STORED_NAME = SINGLE
+_CHANGED = (
+    FileNotFoundError,
+    brisk_native.InvalidCheckpointError,
+    brisk_native.InvalidHeaderError,
+    brisk_native.ShortReadError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +35,15 @@ def plan_conversion(folder: Path, files: Sequence[ModelFile]) -> Conversion | No
     """Return what the weights among `files`, found sound in `folder`, become.
 
     None if they cannot have the stored form: they have too many tensors for one file. Raises
-    InvalidArgumentError (INVALID_MODEL) if they have changed since they were found, and OSError.
+    AbortedError if they have changed since they were found, and OSError.
     """
     names = [file.name for file in files if file.kind is FileKind.WEIGHTS]
     try:
         weights = brisk_native.inspect(folder, files=names)
-    except (FileNotFoundError, brisk_native.InvalidHeaderError) as error:
-        raise invalid_model("", "changed while it was imported") from error
+    except _CHANGED as error:
+        raise AbortedError(
+            "the folder changed while it was read: import it again", reason=Reason.SOURCE_CHANGED
+        ) from error
     try:
         return Conversion(weights=weights, size_bytes=brisk_native.stored_bytes(weights))
     except brisk_native.InvalidCheckpointError as error:

@@ -37,6 +37,7 @@ from services.storemgr.refusal import MalformedError, blaming
 from services.storemgr.remotes.fetcher import Fetched, Fetcher, FetchOrder
 from services.storemgr.remotes.locations import Location
 from services.storemgr.source import Source
+from services.storemgr.source_checksums import Checksums, checksums_of, compare
 from services.storemgr.store import Store, identity, make_durable
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -59,6 +60,7 @@ class _Plan:
 
     kept: tuple[ModelFile, ...]
     conversion: Conversion | None  # of the files that are not kept
+    checksums: Checksums  # that the folder brings along
 
     @property
     def names(self) -> list[str]:
@@ -187,6 +189,7 @@ class Importer:
             with blaming(name):
                 if name in kept:
                     file = self._bring(kept[name], staging / name, job, progress)
+                    compare(name, file.checksums, plan.checksums.get(name))
                 else:
                     file = _convert(plan, staging / name, job, progress)
             stored.append(file)
@@ -269,18 +272,19 @@ def _link(path: Path, target: Path) -> bool:
 
 
 def _plan(folder: Path, files: tuple[ModelFile, ...], *, as_is: bool) -> _Plan:
+    checksums = checksums_of(folder, files)
     conversion = None if as_is else plan_conversion(folder, files)
     if conversion is None:
-        return _Plan(kept=files, conversion=None)
+        return _Plan(kept=files, conversion=None, checksums=checksums)
     # The index of shards goes with them.
     kept = tuple(file for file in files if file.kind is not FileKind.WEIGHTS and file.name != INDEX)
-    return _Plan(kept=kept, conversion=conversion)
+    return _Plan(kept=kept, conversion=conversion, checksums=checksums)
 
 
 def _convert(plan: _Plan, target: Path, job: Job, progress: Progress) -> StoredFile:
     if plan.conversion is None:
         raise ValueError("there is nothing to convert")
-    checksums = job.convert(plan.conversion.weights, target, progress)
+    checksums = job.convert(plan.conversion.weights, target, progress, plan.checksums)
     size, modified_ns = identity(target)
     return StoredFile(
         name=target.name,

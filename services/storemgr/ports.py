@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,12 +41,21 @@ class Job(Protocol):
         leaves no `target`.
         """
 
-    def convert(self, weights: Weights, target: Path, progress: Progress) -> tuple[int, ...]:
+    def convert(
+        self,
+        weights: Weights,
+        target: Path,
+        progress: Progress,
+        expected: Mapping[str, Sequence[int]],
+    ) -> tuple[int, ...]:
         """Write weights to the new file `target` in the stored form, on the disk on return.
 
+        `expected` has the CRC-32C of each chunk of their files, by name, as far as it is known.
+
         Returns the CRC-32C of each chunk as it was written. Raises InvalidArgumentError
-        (INVALID_MODEL) naming a file that has changed since `weights` were found, and what
-        `checksum` raises; then leaves no `target`.
+        (INVALID_MODEL) naming a file that has changed since `weights` were found, DataLossError
+        (CHECKSUM_MISMATCH) naming one that is not as expected, and what `checksum` raises; then
+        leaves no `target`.
         """
 
 

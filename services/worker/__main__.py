@@ -21,13 +21,14 @@ from services.common.errors import InternalError, Reason
 from services.common.keys import ServiceKind
 from services.common.leader import LeaderLocator
 from services.common.lifecycle import Ready, run_service, serve
+from services.common.memory import memory_limit_bytes
 from services.common.metrics import start_metrics
 from services.common.names import new_id
 from services.common.redis_client import connect_or_refuse
 from services.common.registry import Registration, Registry, ServiceFacts
 from services.common.server import INTERNAL_LIMITS, create_server
 from services.worker.adapters import NodeStore, SchedulerReports
-from services.worker.config import WorkerConfig, memory_limit_bytes
+from services.worker.config import WorkerConfig
 from services.worker.engine import DeviceEngine
 from services.worker.instances import Instances
 from services.worker.pool import export, open_pool, refuse_too_much

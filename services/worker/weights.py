@@ -59,7 +59,7 @@ class WeightLoad:
     ) -> None:
         """`progress` gets the bytes of all files so far and in all, on another thread.
 
-        So does `reserve` the bytes that the weights are about to take; see `start_loading`. They are
+        `reserve` gets the bytes that the weights are about to take; see `start_loading`. They are
         used in `buffers`, which hold the files by name, or are read: to `pool` if they fit there,
         else to fresh memory.
         """

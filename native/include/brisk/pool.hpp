@@ -2,6 +2,7 @@
 // here.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -131,6 +132,7 @@ class Pool {
   std::shared_ptr<PoolState> state_;
   std::optional<PoolKind> kind_;
   Refusals refusals_;
+  mutable std::atomic<signed char> huge_{-1};  // in_huge_pages, as 0 or 1; -1: not known for good
 };
 
 }  // namespace brisk

@@ -41,11 +41,19 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader has seen enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except _REFUSALS as error:
-        sys.stderr.write(f"{_printable(str(error))}\n")
+        sys.stderr.write(f"{_printable(_words(error))}\n")
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _words(error: Exception) -> str:
+    """Return what to say of a refusal: the file first, whoever refused."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{named}{error.strerror}"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -44,9 +44,18 @@ def replacement_of(folder: Path) -> Iterator[Path]:
         else:
             staged.rename(folder)
         _sync_folder(folder.parent)
+    except OSError as error:
+        _name_final(error, staged, folder)
+        raise
     finally:  # what is there now is the old one, if they were exchanged
         os.close(lock)
         _remove(staged)
+
+
+def _name_final(error: OSError, staged: Path, folder: Path) -> None:
+    """Let an error name the place that its file was meant for: nobody knows the temporary one."""
+    if isinstance(error.filename, str) and Path(error.filename).is_relative_to(staged):
+        error.filename = os.fspath(folder / Path(error.filename).relative_to(staged))
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:

@@ -363,7 +363,7 @@ before = {path.name: path.read_bytes() for path in (disk / "made").iterdir()}
 try:
     convert(large, disk / "made")
 except OSError as error:
-    print(errno.errorcode[error.errno])
+    print(errno.errorcode[error.errno], error.filename)
 assert {path.name: path.read_bytes() for path in (disk / "made").iterdir()} == before
 assert os.listdir(disk) == ["made"], os.listdir(disk)
 convert(small, disk / "again")
@@ -375,7 +375,8 @@ def test_a_full_disk_keeps_the_old_model_and_leaves_room_for_others(tmp_path: Pa
     model(tmp_path / "large", mebibytes=6)
     sources = (tmp_path / "small", tmp_path / "large")
     disk = tmp_path / "disk"
-    assert run_on_disk("tmpfs", "size=4m", disk, FULL_DISK, disk, *sources) == "ENOSPC\n"
+    printed = run_on_disk("tmpfs", "size=4m", disk, FULL_DISK, disk, *sources)
+    assert printed == f"ENOSPC {disk}/made/model.safetensors\n"  # not the one that is staged
 
 
 def test_debris_of_the_dead_is_swept_and_work_of_the_living_is_not(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from brisk_native import Weights
@@ -83,9 +83,15 @@ class HookedJob:
         self._disk.after(target)
         return checksums
 
-    def convert(self, weights: Weights, target: Path, progress: Progress) -> tuple[int, ...]:
+    def convert(
+        self,
+        weights: Weights,
+        target: Path,
+        progress: Progress,
+        expected: Mapping[str, Sequence[int]],
+    ) -> tuple[int, ...]:
         self._disk.before(target)
-        checksums = self._real.convert(weights, target, progress)
+        checksums = self._real.convert(weights, target, progress, expected)
         self._disk.after(target)
         return checksums
 

@@ -9,12 +9,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import brisk_native
 import pytest
 from brisk_native import inspect as weights_in
 from brisk_native import parse_header, stored_bytes
 from safetensors.numpy import load_file
 
-from services.common.errors import BriskError, InvalidArgumentError, ResourceExhaustedError
+from services.common.errors import (
+    AbortedError,
+    BriskError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
 from services.storemgr.checkpoint import inspect
 from services.storemgr.folder import INDEX, survey
 from services.storemgr.importer import Importer, ImportOrder
@@ -294,6 +300,27 @@ def test_a_source_that_is_written_meanwhile_is_refused(
     with pytest.raises(InvalidArgumentError, match="changed while it was imported") as refusal:
         run(store, good, hooks, as_is=way != "converted", hard_links=way == "linked")
     assert refusal.value.metadata["file"] == name
+    assert_untouched(store)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "gone"),
+        brisk_native.ShortReadError("shrank"),
+        brisk_native.InvalidHeaderError("f", None, "truncated"),
+        brisk_native.InvalidCheckpointError("f", "tensor 'a' is in both"),
+    ],
+)
+def test_a_source_that_changes_after_it_was_found_sound_is_worth_another_try(
+    store: Store, good: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def changed(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(brisk_native, "inspect", changed)
+    with pytest.raises(AbortedError, match="changed while it was read"):
+        run(store, good)
     assert_untouched(store)
 
 

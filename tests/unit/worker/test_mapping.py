@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -85,9 +86,11 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def house(tiny_model: Callable[[str], Path], executor: ThreadPoolExecutor) -> MappingHouse:
+def house(
+    tmp_path: Path, tiny_model: Callable[[str], Path], executor: ThreadPoolExecutor
+) -> MappingHouse:
     pool = Pool(4 * CHUNK_BYTES, kind="small")
-    return MappingHouse(tiny_model("llama"), executor, pool)
+    return MappingHouse(shutil.copytree(tiny_model("llama"), tmp_path / "m"), executor, pool)
 
 
 async def test_weights_in_memory_are_used_there_until_the_decoder_goes(

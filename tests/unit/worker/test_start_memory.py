@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from services.common.errors import ResourceExhaustedError
 from services.worker.start import Starter
 from tests.unit.worker.doubles import FolderStore, model_info
+from tests.unit.worker.house_of_models import shown
 from tests.unit.worker.test_start import FILE, House
 
 
@@ -98,7 +99,7 @@ async def test_what_converting_takes_is_reserved_and_given_back(
     first, most, last = house.sizes
     assert first == last == order.memory_bytes
     assert most > order.memory_bytes + 0.9 * weight_bytes
-    assert started.decoder.open().step((1, 2, 3)).shape == (1024,)
+    assert shown(started.decoder, [(1, 2, 3)]).shape == (1024,)
     del started
     house.device_bytes = most - 1
     with pytest.raises(ResourceExhaustedError, match="full"):
