@@ -300,7 +300,9 @@ def test_what_was_fetched_and_then_damaged_is_fetched_again(
         file.seek(100_000)
         file.write(b"damage")
     server.faults.clear()
-    assert imports.run(server.url).revision == expected.revision
+    manifest = imports.run(server.url)
+    assert manifest.revision == expected.revision
+    brisk_native.verify(imports.store.folder_of(manifest.ref))  # raises ChecksumError
 
 
 def test_a_stopped_import_ends_soon_although_the_source_hangs(
