@@ -54,6 +54,13 @@ def test_serverlessllm_migrates_what_is_in_the_way_and_its_client_hardly_notices
     assert (world.migrations, world.preemptions) == (1, 0)
     assert (victim.moves, victim.restarts) == (1, 0)
     assert max(victim.pauses_s) < 0.5, "it decodes on while its destination loads"
+    model, tokens = world.setup.models["victim"], 50 + 10.0 / 0.0264
+    hardware, control = world.setup.hardware, world.setup.control
+    size = model.shape.weight_bytes
+    least_s = size / hardware.arena_speed + size / hardware.ssd_speed + 2 * control.init_s
+    least_s += model.pace.prefill_s(int(tokens)) + model.pace.prefill_s(50) + 2 * control.unload_s
+    assert ttft(wanted) > least_s, "evict, load there, prefill, hand over, unload, load here"
+    assert ttft(wanted) < least_s + 0.1
 
 
 def test_preempt_kills_what_is_in_the_way_and_its_client_waits_for_all_again() -> None:

@@ -56,11 +56,12 @@ def test_loads_queue_on_the_disk_and_copies_to_two_devices_do_not() -> None:
 
 def test_two_loads_of_one_model_read_it_once() -> None:
     place = store()
-    place.place([("a", SIZE)])
+    place.place([("a", SIZE), ("b", SIZE)])
     first, second = load(place, "a"), load(place, "a", device=1)
     assert second.ends_s == first.ends_s == pytest.approx(DISK_S)
     place.give_up(0.5, first)  # the other still needs what it reads
     assert load(place, "a", now_s=1.0).ends_s == pytest.approx(DISK_S)
+    assert load(place, "b", now_s=1.0, device=1).ends_s == pytest.approx(2 * DISK_S)
 
 
 def test_a_peer_gives_what_the_node_lacks() -> None:
