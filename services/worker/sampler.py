@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from services.worker.adjustments import Adjustment, adjustments_of
 
 Logits: TypeAlias = NDArray[np.float32]
 _Weights: TypeAlias = NDArray[np.float64]
+_NUCLEUS_FIRST: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def _with_logprobs(logits: Logits, token_id: int, count: int) -> Choice:
     )
 
 
-def _most_likely(logits: Logits, top_k: int) -> NDArray[np.intp] | None:
+def _most_likely(logits: Logits | _Weights, top_k: int) -> NDArray[np.intp] | None:
     """Return the indexes of the `top_k` largest in ascending order, or None to keep all.
 
     Equal logits at the edge are kept from the lowest index on, so that the choice is definite.
@@ -164,10 +165,17 @@ def _weights(logits: Logits, temperature: float) -> _Weights:
 
 def _drop_tail(weights: _Weights, top_p: float) -> None:
     """Set to 0 what is not in the smallest set of most likely tokens that sums to `top_p`."""
-    order = np.argsort(-weights, kind="stable")
+    wanted = top_p * float(weights.sum())
+    # Mostly few tokens have it all, and sorting those takes a tenth of sorting all.
+    few = _most_likely(weights, _NUCLEUS_FIRST)
+    if few is None or float(weights[few].sum()) < wanted:
+        few = np.arange(len(weights))
+    order = few[np.argsort(-weights[few], kind="stable")]
     reached = np.cumsum(weights[order])
-    kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
-    weights[order[kept:]] = 0.0
+    kept = order[: int(np.searchsorted(reached, wanted)) + 1]
+    nucleus = weights[kept]
+    weights[:] = 0.0
+    weights[kept] = nucleus
 
 
 def _draw(weights: _Weights, uniform: float) -> int:

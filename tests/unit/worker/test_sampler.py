@@ -245,3 +245,18 @@ def test_penalties_do_not_hide_logits_that_are_no_numbers(worst: float) -> None:
     bias = (TokenBias(token_id=1, bias=-100.0),)
     with pytest.raises(InternalError):
         chosen(sampler(logit_bias=bias), [1.0, worst, 2.0])
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
+def test_top_p_of_a_large_vocabulary_is_that_of_sorting_all_of_it(scale: float) -> None:
+    logits = np.random.default_rng(1).normal(scale=scale, size=5000).astype(np.float32)
+    shares = np.exp(logits.astype(np.float64))
+    order = np.argsort(-shares, kind="stable")
+    reached = np.cumsum(shares[order]) / shares.sum()
+    for top_p in (0.3, 0.9, 0.999):
+        nucleus = order[: int(np.searchsorted(reached, top_p)) + 1]
+        masked = np.full_like(logits, -np.inf)
+        masked[nucleus] = logits[nucleus]
+        for position in range(100):
+            expected = choose(masked, Sampling(seed=14), position)
+            assert choose(logits, Sampling(seed=14, top_p=top_p), position) == expected
