@@ -21,6 +21,7 @@ log = get_logger(__name__)
 
 CHUNK_BYTES: Final = brisk_native.CHUNK_BYTES
 _CHUNKS_MAX: Final = 16_384  # a worker may have each of them as a mapping of its own, of 65,530
+_WATCHER_S_MAX: Final = 5.0
 
 
 def chunk_bytes_for(size_bytes: int) -> int:
@@ -44,7 +45,8 @@ class NativeMemory:
         self.kind = kind
         self.size_bytes = pool.size_bytes
         self.huge_pages = False
-        threading.Thread(target=self._watch, name="arena", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="arena", daemon=True)
+        self._watcher.start()
 
     @property
     def populated_bytes(self) -> int:
@@ -90,6 +92,7 @@ class NativeMemory:
             with suppress(OSError):
                 Path(self.path).unlink(missing_ok=True)
         self._pool.close()
+        self._watcher.join(_WATCHER_S_MAX)  # it ends now, and holds the memory until then
 
     def _watch(self) -> None:
         """Find out what it became, once it is faulted in."""
