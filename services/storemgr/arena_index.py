@@ -29,7 +29,9 @@ from services.storemgr.strict_json import (
     is_integer,
     is_list,
     is_object,
+    list_in,
     parse_object,
+    text_in,
 )
 
 INDEX: Final = "arena.json"
@@ -108,13 +110,13 @@ def read_index(folder: Path) -> ArenaIndex | None:
         if document.get("version") != VERSION or document.get("boot_id") != boot_id():
             return None
         return ArenaIndex(
-            boot_id=_text(document, "boot_id"),
-            path=_text(document, "path"),
+            boot_id=text_in(document, "boot_id"),
+            path=text_in(document, "path"),
             device=_integer(document, "device"),
             inode=_integer(document, "inode"),
             size_bytes=_integer(document, "size_bytes"),
-            kind=_text(document, "kind"),
-            models=tuple(_model(each) for each in _list(document, "models")),
+            kind=text_in(document, "kind"),
+            models=tuple(_model(each) for each in list_in(document, "models")),
         )
     except (OSError, MalformedError, InvalidArgumentError):
         return None
@@ -161,11 +163,11 @@ def identity_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _model(value: object) -> Indexed:
     if not is_object(value):
         raise MalformedError("has a model that is none")
-    revision = _text(value, "revision")
+    revision = text_in(value, "revision")
     if not is_revision(revision):
         raise MalformedError("has a revision that is none")
-    ref = ModelRef(name=parse_model_name(_text(value, "name")), revision=revision)
-    return Indexed(ref=ref, files=tuple(_files(_list(value, "files"))))
+    ref = ModelRef(name=parse_model_name(text_in(value, "name")), revision=revision)
+    return Indexed(ref=ref, files=tuple(_files(list_in(value, "files"))))
 
 
 def _files(values: Iterable[object]) -> Iterable[ArenaFile]:
@@ -173,7 +175,7 @@ def _files(values: Iterable[object]) -> Iterable[ArenaFile]:
         if not is_object(value):
             raise MalformedError("has a file that is none")
         pieces = []
-        for piece in _list(value, "pieces"):
+        for piece in list_in(value, "pieces"):
             if not is_list(piece) or len(piece) != 2:  # noqa: PLR2004 - a pair
                 raise MalformedError("has a piece that is none")
             offset, size = piece
@@ -181,28 +183,14 @@ def _files(values: Iterable[object]) -> Iterable[ArenaFile]:
                 raise MalformedError("has a piece that is none")
             pieces.append(Piece(offset=offset, size_bytes=size))
         yield ArenaFile(
-            name=_text(value, "name"),
+            name=text_in(value, "name"),
             size_bytes=_integer(value, "size_bytes"),
             pieces=tuple(pieces),
         )
-
-
-def _text(members: dict[str, object], key: str) -> str:
-    value = members.get(key)
-    if not isinstance(value, str):
-        raise MalformedError(f"has no text as {key}")
-    return value
 
 
 def _integer(members: dict[str, object], key: str) -> int:
     value = members.get(key)
     if not is_integer(value) or value < 0:
         raise MalformedError(f"has no number as {key}")
-    return value
-
-
-def _list(members: dict[str, object], key: str) -> list[object]:
-    value = members.get(key)
-    if not is_list(value):
-        raise MalformedError(f"has no list as {key}")
     return value

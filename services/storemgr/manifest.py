@@ -29,9 +29,10 @@ from services.storemgr.strict_json import (
     JsonRules,
     described,
     is_integer,
-    is_list,
     is_object,
+    list_in,
     parse_object,
+    text_in,
 )
 
 MANIFEST: Final = "brisk.json"
@@ -153,14 +154,14 @@ def decode_manifest(raw: bytes) -> Manifest:
     except brisk_native.InvalidCheckpointError as error:
         raise MalformedError(error.reason) from None
     document = parse_object(raw, _RULES)
-    items = zip(core.files, _list(document, "files"), strict=True)
+    items = zip(core.files, list_in(document, "files"), strict=True)
     files = tuple(_file(file, item) for file, item in items)
     names = [file.name for file in files]
     if names != sorted(set(names)):
         raise MalformedError("has files that are not in order")
     manifest = Manifest(
         name=_name(document),
-        revision=_text(document, "revision"),
+        revision=text_in(document, "revision"),
         imported_at=_time(document),
         facts=_facts(document.get("model")),
         files=files,
@@ -173,13 +174,13 @@ def decode_manifest(raw: bytes) -> Manifest:
 
 def _name(document: dict[str, object]) -> ModelName:
     try:
-        return parse_model_name(_text(document, "name"))
+        return parse_model_name(text_in(document, "name"))
     except InvalidArgumentError as error:
         raise MalformedError(error.message) from error
 
 
 def _time(document: dict[str, object]) -> datetime:
-    text = _text(document, "imported_at")
+    text = text_in(document, "imported_at")
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -193,8 +194,8 @@ def _facts(value: object) -> ModelFacts:
     if not is_object(value):
         raise MalformedError(f"has {described(value)} as model")
     return ModelFacts(
-        architecture=_text(value, "architecture"),
-        dtype=_text(value, "dtype"),
+        architecture=text_in(value, "architecture"),
+        dtype=text_in(value, "dtype"),
         weight_bytes=_integer(value, "weight_bytes"),
         parameters=_integer(value, "parameters"),
         tensors=_integer(value, "tensors"),
@@ -208,7 +209,7 @@ def _file(file: brisk_native.ManifestFile, value: object) -> StoredFile:
         raise MalformedError(f"has {described(value)} among its files")
     if not is_file_name(file.name):
         raise MalformedError(f"has a file called {shorten(file.name)}")
-    kind = _text(value, "kind")
+    kind = text_in(value, "kind")
     if kind not in FileKind.__members__.values():
         raise MalformedError(f"has a file of kind {shorten(kind)}")
     return StoredFile(
@@ -220,23 +221,9 @@ def _file(file: brisk_native.ManifestFile, value: object) -> StoredFile:
     )
 
 
-def _text(members: dict[str, object], key: str) -> str:
-    value = members.get(key)
-    if not isinstance(value, str):
-        raise MalformedError(f"has {described(value)} as {key}")
-    return value
-
-
 def _integer(members: dict[str, object], key: str) -> int:
     value = members.get(key)
     if not is_integer(value) or not 0 <= value <= _INTEGER_MAX:
         given = str(value) if is_integer(value) else described(value)
         raise MalformedError(f"has {given} as {key}")
-    return value
-
-
-def _list(members: dict[str, object], key: str) -> list[object]:
-    value = members.get(key)
-    if not is_list(value):
-        raise MalformedError(f"has {described(value)} as {key}")
     return value

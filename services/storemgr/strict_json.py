@@ -83,6 +83,22 @@ def described(value: object) -> str:
     return _KINDS.get(type(value), "a number")
 
 
+def text_in(members: dict[str, object], key: str) -> str:
+    """Return the text that `members` has as `key`. Raises MalformedError."""
+    value = members.get(key)
+    if not isinstance(value, str):
+        raise MalformedError(f"has {described(value)} as {key}")
+    return value
+
+
+def list_in(members: dict[str, object], key: str) -> list[object]:
+    """Return the list that `members` has as `key`. Raises MalformedError."""
+    value = members.get(key)
+    if not is_list(value):
+        raise MalformedError(f"has {described(value)} as {key}")
+    return value
+
+
 def _check_structure(raw: bytes, rules: JsonRules) -> None:
     """Bound what the parser can build. Signs in strings count too: too strict, never too lax."""
     containers = raw.count(b"{") + raw.count(b"[")
